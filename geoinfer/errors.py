@@ -1,0 +1,70 @@
+"""Every failure that geoinfer tells a user about, and the exit status each one becomes.
+
+    GeoinferError                 1  internal, when nothing below fits
+    ├── ConfigError   ValueError  2  a flag, a setting or a value that cannot work; also an unknown model
+    ├── OutputError   OSError     3  the output exists, belongs to another job, is locked or cannot be written
+    ├── SourceError   OSError     4  imagery, region, mask or weights that cannot be read or do not fit
+    ├── RegionError   ValueError  4  the region lies outside all imagery
+    ├── TilesFailed   RuntimeError 5 the run finished with more failed tiles than allowed
+    ├── RemoteError   OSError     6  a remote gave up; trying again later may help
+    ├── ResourceError MemoryError 7  out of memory or disk
+    └── SafetyError   PermissionError 8 refused: reading it could execute code or leave the allowed files
+
+Each message names the thing, the value and the remedy. All survive pickling: they cross process borders.
+"""
+
+from __future__ import annotations
+
+
+class GeoinferError(Exception):
+    """Root of all errors that geoinfer raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(GeoinferError, ValueError):
+    """A setting that cannot work, or a name that is not known."""
+
+    exit_code = 2
+
+
+class OutputError(GeoinferError, OSError):
+    """The output exists, belongs to another job, is locked or cannot be written."""
+
+    exit_code = 3
+
+
+class SourceError(GeoinferError, OSError):
+    """Imagery, a region, a layer or weights that cannot be read, or do not fit the model."""
+
+    exit_code = 4
+
+
+class RegionError(GeoinferError, ValueError):
+    """The region has no pixel in common with the imagery."""
+
+    exit_code = 4
+
+
+class TilesFailed(GeoinferError, RuntimeError):
+    """The run finished, and more tiles failed than the job allows."""
+
+    exit_code = 5
+
+
+class RemoteError(GeoinferError, OSError):
+    """A remote service gave up after all retries."""
+
+    exit_code = 6
+
+
+class ResourceError(GeoinferError, MemoryError):
+    """Out of memory or disk."""
+
+    exit_code = 7
+
+
+class SafetyError(GeoinferError, PermissionError):
+    """Refused: reading it could execute code or leave the allowed files."""
+
+    exit_code = 8

@@ -1,0 +1,1 @@
+"""Models: the card, the networks, the registry and the predictor. Only `networks` and `predictor` import torch."""

@@ -1,0 +1,1 @@
+"""Making a model: samples, targets, augmentation and the fit. Needs the extra `train`."""
