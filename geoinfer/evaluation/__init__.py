@@ -1,0 +1,6 @@
+"""How good footprints are: the same function in a notebook, at the command line and in the gate."""
+
+from geoinfer.evaluation.matching import Pairs, match, pairs_of
+from geoinfer.evaluation.metrics import Evaluation, Matching, combine, evaluate, outcomes
+
+__all__ = ["Evaluation", "Matching", "Pairs", "combine", "evaluate", "match", "outcomes", "pairs_of"]
