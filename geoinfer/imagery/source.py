@@ -1,0 +1,63 @@
+"""What every kind of imagery offers to the rest: pixels on a grid, an identity, a description. Opens nothing itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geoinfer.grid import Grid, Window
+
+FILL = 127
+"""What pixels without imagery hold: mid grey, so that a network sees nothing there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Pixels of a window, and which of them are imagery."""
+
+    pixels: NDArray[np.uint8]
+    """(C, H, W); invalid pixels hold `FILL`."""
+    valid: NDArray[np.bool_]
+    """(H, W)."""
+
+    @classmethod
+    def blank(cls, bands: int, height: int, width: int) -> Image:
+        """An image without a valid pixel."""
+        return cls(np.full((bands, height, width), FILL, np.uint8), np.zeros((height, width), np.bool_))
+
+
+class Source(Protocol):
+    """Imagery on a model's grid. Picklable: handles are opened lazily, per thread, and never pickled.
+
+    Law: a pixel's value does not depend on the window that it is read with, bit for bit.
+    """
+
+    @property
+    def grid(self) -> Grid:
+        """The compute grid; its pixel (0, 0) is a lattice corner, which may lie before the first pixel of imagery."""
+        ...
+
+    @property
+    def bands(self) -> int:
+        """C of `read`."""
+        ...
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """(minx, miny, maxx, maxy) of the imagery, in the grid's coordinate system."""
+        ...
+
+    def read(self, window: Window) -> Image:
+        """The pixels of any window, also partly or wholly outside the grid (invalid there)."""
+        ...
+
+    def snapshot(self) -> list[dict[str, object]]:
+        """What identifies the pixels: per file name, size, sha256 and how it is read. No path, no time."""
+        ...
+
+    def describe(self) -> dict[str, object]:
+        """What a person wants to know about it."""
+        ...
