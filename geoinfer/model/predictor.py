@@ -164,7 +164,7 @@ class Predictor:
         size = self.batch_size or 1
         if size == 1:
             raise ResourceError(
-                f"{self.device}: out of memory for one chip of {self.spec.chips.chip} px; use --device cpu or a larger device"
+                f"{self.device}: out of memory for one chip of {self.spec.chips.chip} px; use --device cpu or a larger one"
             ) from error
         self.batch_size = size // 2
         warnings.warn(
@@ -174,7 +174,7 @@ class Predictor:
             torch.cuda.empty_cache()
 
     def _measure_batch_size(self, chip: NDArray[np.uint8]) -> int:
-        """The smallest batch within 5 % of the best rate among powers of two; stops where the rate falls."""
+        """The smallest batch within 5 % of the best rate among powers of two."""
         before = torch.get_num_threads()
         if self.device == "cpu":
             torch.set_num_threads(1)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -99,25 +100,21 @@ def imagenet_weights() -> dict[str, Tensor]:
     return weights
 
 
-def fit(
-    recipe: Recipe, data: Path | None, out: Path, *, pretrained: bool = True, log: Callable[[str], None] | None = None
-) -> Path:
+def fit(recipe: Recipe, data: Path | None, out: Path, *, log: Callable[[str], None] | None = None) -> Path:
     """Train, and return the path of the averaged weights.
 
     Args:
         recipe: What to train on, and how.
         data: Folder with `split.csv`; None where the recipe has generated scenes only.
         out: Folder for `checkpoint.pt` (to resume from), `log.jsonl` and `average.pt`.
-        pretrained: Start the encoder from ImageNet.
         log: Takes a line of progress where the recipe has one process; else they go to stderr.
     """
     out.mkdir(parents=True, exist_ok=True)
     if recipe.processes == 1:
-        _train(0, recipe, data, out, pretrained, None, log)
+        _train(0, recipe, data, out, None, log)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            meet = f"file://{folder}/meet"
-            arguments = (recipe, data, out, pretrained, meet, None)
+            arguments = (recipe, data, out, f"file://{folder}/meet", None)
             torch.multiprocessing.spawn(_train, args=arguments, nprocs=recipe.processes)  # type: ignore[attr-defined,no-untyped-call]
     return out / "average.pt"
 
@@ -134,29 +131,22 @@ def main_recipe(path: Path, *, data: Path | None, out: Path) -> Path:
         raise ConfigError(f"{path}: the recipe draws from a data set; name its folder with --data or GEOINFER_DATA")
     if data is not None and not (data / "split.csv").is_file():
         raise SourceError(f"{data}: holds no split.csv, the table of images, labels and splits")
-    return fit(recipe, data, out, pretrained=recipe.network.pretrained)
+    return fit(recipe, data, out)
 
 
 def _train(
-    rank: int,
-    recipe: Recipe,
-    data: Path | None,
-    out: Path,
-    pretrained: bool,
-    meet: str | None,
-    log: Callable[[str], None] | None,
+    rank: int, recipe: Recipe, data: Path | None, out: Path, meet: str | None, log: Callable[[str], None] | None
 ) -> None:
-    together = recipe.processes > 1
+    """One process of a fit; all of them run the same steps on different crops."""
+    together = meet is not None
     if together:
         torch.set_num_threads(1)
-        import cv2
-
         cv2.setNumThreads(1)
         dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=recipe.processes)
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = build_network(recipe.network.architecture, **recipe.network.arguments)
-    if pretrained:
+    if recipe.network.pretrained:
         load_imagenet_encoder(network, imagenet_weights())  # type: ignore[arg-type]
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = {k: v.detach().clone().float() for k, v in network.state_dict().items()}
@@ -174,66 +164,77 @@ def _train(
         optimizer.load_state_dict(state["optimizer"])
         average, step, elapsed = state["average"], state["step"], state["elapsed"]
     draw = draw_from(recipe, data)
-    per_process = recipe.batch // recipe.processes
-    parameters = [p for p in network.parameters() if p.requires_grad]
     started, smooth = time.monotonic() - elapsed, float("nan")
     while True:
-        now = torch.tensor([time.monotonic() - started])
+        clock = torch.tensor([time.monotonic() - started], dtype=torch.float64)
         if together:
-            dist.broadcast(now, 0)  # one clock, or the processes would disagree on the last step
-        progress = max(step / recipe.steps, float(now) / 60 / recipe.minutes)
+            dist.broadcast(clock, 0)  # one clock, or the processes would disagree on the last step
+        elapsed = float(clock)
+        progress = max(step / recipe.steps, elapsed / 60 / recipe.minutes)
         if progress >= 1:
             break
-        warm = min(1.0, (step + 1) / 150)
+        factor = min(1.0, (step + 1) / 150) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
-        crops = [draw(np.random.default_rng((recipe.seed, step, rank, i))) for i in range(per_process)]
-        x = torch.from_numpy(np.stack([c[0] for c in crops])).to(device)  # (n, 3, S, S) uint8
-        bits = torch.from_numpy(np.stack([c[1] for c in crops])).to(device)  # (n, S, S) uint8
-        x = ((x.float() - MEAN) / STD).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16):
-            logits = network(x)  # (n, 3, S, S)
-        loss = loss_of(logits, bits)
-        loss.backward()
-        if together:
-            flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
-            dist.all_reduce(flat)
-            flat /= recipe.processes
-            at = 0
-            for p in parameters:
-                if p.grad is not None:
-                    p.grad.copy_(flat[at : at + p.grad.numel()].view_as(p.grad))
-                    at += p.grad.numel()
-        nn.utils.clip_grad_norm_(parameters, 2.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+            group["lr"] = rate * factor
+        crops = [draw(np.random.default_rng((recipe.seed, step, rank, i))) for i in range(recipe.batch // recipe.processes)]
+        loss = _step(network, optimizer, crops, device, recipe.processes)
         step += 1
-        decay = min(recipe.average, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for k, v in network.state_dict().items():
-                average[k].lerp_(v.float(), 1 - decay)
-        smooth = float(loss.detach()) if np.isnan(smooth) else 0.98 * smooth + 0.02 * float(loss.detach())
+        _follow(average, network, min(recipe.average, (1 + step) / (10 + step)))
+        smooth = loss if math.isnan(smooth) else 0.98 * smooth + 0.02 * loss
         if rank == 0 and step % 50 == 0:
-            line = {
-                "step": step,
-                "minutes": round(float(now) / 60, 2),
-                "progress": round(progress, 4),
-                "loss": round(smooth, 4),
-            }
+            line = json.dumps(
+                {"step": step, "minutes": round(elapsed / 60, 2), "progress": round(progress, 4), "loss": round(smooth, 4)}
+            )
             with (out / "log.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            (log or _say)(json.dumps(line))
-        if rank == 0 and step % 250 == 0:
-            _save(checkpoint, network, optimizer, average, step, float(now))
+                file.write(line + "\n")
+            (log or _say)(line)
+        if rank == 0 and step % recipe.checkpoint == 0:
+            _save(checkpoint, network, optimizer, average, step, elapsed)
     if together:  # running statistics differ a little between the processes: average them too
         for value in average.values():
             dist.all_reduce(value)
             value /= recipe.processes
     if rank == 0:
-        _save(checkpoint, network, optimizer, average, step, float(now))
+        _save(checkpoint, network, optimizer, average, step, elapsed)
         torch.save(average, out / "average.pt")
     if together:
         dist.destroy_process_group()
+
+
+def _step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    crops: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]],
+    device: torch.device,
+    processes: int,
+) -> float:
+    """One update of the weights by the mean gradient over all processes; the loss of this process's crops."""
+    x = torch.from_numpy(np.stack([pixels for pixels, _ in crops])).to(device)  # (n, 3, S, S) uint8
+    bits = torch.from_numpy(np.stack([b for _, b in crops])).to(device)  # (n, S, S) uint8
+    x = ((x.float() - MEAN) / STD).contiguous(memory_format=torch.channels_last)
+    with torch.autocast(device.type, torch.bfloat16):
+        logits = network(x)  # (n, 3, S, S)
+    loss = loss_of(logits, bits)
+    loss.backward()
+    parameters = [p for p in network.parameters() if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if processes > 1:
+        flat = torch.cat([g.flatten() for g in gradients])
+        dist.all_reduce(flat)
+        flat /= processes
+        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
+    nn.utils.clip_grad_norm_(parameters, 2.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(loss.detach())
+
+
+@torch.no_grad()
+def _follow(average: dict[str, Tensor], network: nn.Module, decay: float) -> None:
+    """Move the averaged weights towards the network's, in place."""
+    for name, value in network.state_dict().items():
+        average[name].lerp_(value.float(), 1 - decay)
 
 
 def _say(line: str) -> None:

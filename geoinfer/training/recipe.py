@@ -43,18 +43,30 @@ class NetworkRecipe(_Strict):
 
 
 class Recipe(_Strict):
-    """What to train on, and how. The docstrings of `fit` say what each number does."""
+    """What to train on, and how."""
 
     gsd: float = Field(gt=0)
+    """Metres a pixel of a crop."""
     crop: int = Field(gt=0, multiple_of=32)
+    """Side of a crop, pixels."""
     batch: int = Field(gt=0)
+    """Crops a step, over all processes."""
     processes: int = Field(default=1, gt=0)
+    """Processes of one thread that share each step; 1 uses all threads."""
     steps: int = Field(gt=0)
+    """Length of the schedule."""
     minutes: float = Field(default=float("inf"), gt=0)
+    """Ends the schedule early; the learning rate follows whichever of the two is further."""
     learning_rate: float = Field(gt=0)
+    """Peak of the cosine, after 150 steps of warming up."""
     encoder_rate: float = Field(default=0.5, ge=0)
+    """Share of it that the encoder gets."""
     weight_decay: float = Field(default=0.02, ge=0)
+    """Of AdamW (Loshchilov & Hutter 2019)."""
     average: float = Field(default=0.998, ge=0, lt=1)
+    """Decay of the averaged weights, a step."""
+    checkpoint: int = Field(default=250, gt=0)
+    """Steps between checkpoints."""
     seed: int = 0
     network: NetworkRecipe = NetworkRecipe()
     sources: tuple[SourceRecipe, ...] = ()
