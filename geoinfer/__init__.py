@@ -1,0 +1,91 @@
+"""geoinfer: satellite and aerial imagery in, building footprints out.
+
+    import geoinfer as gi
+
+    found = gi.detect("scene.tif", model="buildings", bbox=(39.20, -6.17, 39.22, -6.15))   # GeoDataFrame
+
+The names below are loaded on first use, so that `import geoinfer` costs milliseconds, not the seconds torch takes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "detect": "pipeline",
+    "run": "pipeline",
+    "predict": "detection",
+    "detect_tile": "detection",
+    "Job": "job",
+    "make_job": "job",
+    "Plan": "job",
+    "plan": "job",
+    "connect": "cluster",
+    "open_raster": "imagery",
+    "load_predictor": "model.predictor",
+    "polygonize": "vector.polygonize",
+    "stitch": "vector.stitch",
+    "Polygons": "vector.polygons",
+    "Region": "region",
+    "Window": "grid",
+    "Grid": "grid",
+    "GeoinferError": "errors",
+    "ConfigError": "errors",
+    "OutputError": "errors",
+    "SourceError": "errors",
+    "RegionError": "errors",
+    "TilesFailed": "errors",
+    "RemoteError": "errors",
+    "ResourceError": "errors",
+    "SafetyError": "errors",
+    "Interrupted": "pipeline",
+}
+"""Public name -> module of this package that defines it."""
+
+if TYPE_CHECKING:
+    from geoinfer.cluster import connect as connect
+    from geoinfer.detection import detect_tile as detect_tile
+    from geoinfer.detection import predict as predict
+    from geoinfer.errors import ConfigError as ConfigError
+    from geoinfer.errors import GeoinferError as GeoinferError
+    from geoinfer.errors import OutputError as OutputError
+    from geoinfer.errors import RegionError as RegionError
+    from geoinfer.errors import RemoteError as RemoteError
+    from geoinfer.errors import ResourceError as ResourceError
+    from geoinfer.errors import SafetyError as SafetyError
+    from geoinfer.errors import SourceError as SourceError
+    from geoinfer.errors import TilesFailed as TilesFailed
+    from geoinfer.grid import Grid as Grid
+    from geoinfer.grid import Window as Window
+    from geoinfer.imagery import open_raster as open_raster
+    from geoinfer.job import Job as Job
+    from geoinfer.job import Plan as Plan
+    from geoinfer.job import make_job as make_job
+    from geoinfer.job import plan as plan
+    from geoinfer.model.predictor import load_predictor as load_predictor
+    from geoinfer.pipeline import Interrupted as Interrupted
+    from geoinfer.pipeline import detect as detect
+    from geoinfer.pipeline import run as run
+    from geoinfer.region import Region as Region
+    from geoinfer.vector.polygonize import polygonize as polygonize
+    from geoinfer.vector.polygons import Polygons as Polygons
+    from geoinfer.vector.stitch import stitch as stitch
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> object:
+    """Import the home of a public name the first time it is asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'geoinfer' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"geoinfer.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Public names, loaded or not."""
+    return sorted({*globals(), *__all__})

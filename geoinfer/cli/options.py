@@ -1,0 +1,154 @@
+"""The settings of a run, from flags, environment and file to one checked value.
+
+Flags win over `GEOINFER_*` variables, these over the file given with `--config`. A key that is not known is an error that
+suggests the one that was meant. What the settings mean is the pipeline's affair.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from geoinfer.errors import ConfigError
+
+PREFIX = "GEOINFER_"
+"""Environment variables are this and the flag's name in capitals: `GEOINFER_BATCH_SIZE`."""
+
+
+def _split(value: object) -> object:
+    """`"1,2,3"` -> `["1", "2", "3"]`: lists may be written with commas; YAML lists stay as they are."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _one_or_many(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _share(value: object) -> object:
+    """`"1%"` -> 0.01."""
+    if isinstance(value, str) and value.strip().endswith("%"):
+        return float(value.strip()[:-1]) / 100
+    return value
+
+
+Numbers4 = Annotated[tuple[float, float, float, float], BeforeValidator(_split)]
+Numbers2 = Annotated[tuple[float, float], BeforeValidator(_split)]
+
+
+class RunOptions(BaseModel):
+    """Settings of `run` and `plan`, checked; the description of each is what an error message tells the user."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_strip_whitespace=True)
+
+    source: Annotated[tuple[str, ...], BeforeValidator(_one_or_many), Field(min_length=1, description="one raster or more")]
+    output: str | None = Field(None, description="the run directory")
+    model: str = Field("buildings", description="a model's name or its directory")
+    bbox: Numbers4 | None = Field(None, description="four numbers W,S,E,N")
+    bbox_crs: str = Field("EPSG:4326", description="a coordinate system such as EPSG:4326")
+    region: str | None = Field(None, description="a file of polygons")
+    crs: str | None = Field(None, description="a coordinate system such as EPSG:4326")
+    threshold: float | None = Field(None, gt=0, le=1, description="a probability above 0, at most 1")
+    min_area: float | None = Field(None, ge=0, description="square metres, 0 or more")
+    bands: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split)] | None = Field(
+        None, description="band numbers from 1, as 3,2,1"
+    )
+    stretch: Numbers2 | None = Field(None, description="two numbers LO,HI")
+    assume_crs: str | None = Field(None, description="a coordinate system such as EPSG:32630")
+    tile: int | None = Field(None, ge=1, le=256, description="cores on a side, 1 to 256")
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = Field("auto", description="a number of chips, or auto")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda:N")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto, fp32, bf16 or fp16")
+    workers: int | None = Field(None, ge=0, description="a number of processes; 0 works in this one")
+    scheduler: str | None = Field(None, description="a Dask scheduler's address, tcp://HOST:PORT")
+    in_flight: int | None = Field(None, ge=1, description="a number of tiles, 1 or more")
+    on_error: Literal["fail", "skip"] | None = Field(None, description="fail or skip")
+    max_failed: Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)] | None = Field(
+        None, description="a share of the tiles, as 1% or 0.01"
+    )
+    retries: int | None = Field(None, ge=0, le=100, description="0 to 100")
+    dry_run: bool = Field(False, description="true or false")
+    overwrite: bool = Field(False, description="true or false")
+
+
+def resolve(flags: Mapping[str, object], environ: Mapping[str, str], config: Path | None = None) -> RunOptions:
+    """One checked value from all places.
+
+    Args:
+        flags: Name -> value as typed; None where the flag was not given.
+        environ: The environment.
+        config: YAML file with the same names, `-` or `_`.
+
+    Raises:
+        ConfigError: A key is unknown, or a value cannot be what it should be; names the place it came from.
+    """
+    values: dict[str, object] = {}
+    places: dict[str, str] = {}
+    for key, value in _read_config(config).items():
+        values[key], places[key] = value, f"{config}: {key}"
+    for name in RunOptions.model_fields:
+        variable = PREFIX + name.upper()
+        if environ.get(variable):
+            values[name], places[name] = environ[variable], variable
+        flag = flags.get(name)
+        if flag is not None and flag != ():  # no argument given
+            values[name], places[name] = flag, f"--{name.replace('_', '-')}"
+    if "source" not in values:
+        raise ConfigError("no SOURCE given: name one raster or more, as in `geoinfer run scene.tif -o RUN`")
+    try:
+        return RunOptions.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, values, places)) from error
+
+
+def active(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables that would act on a run."""
+    names = {PREFIX + name.upper() for name in RunOptions.model_fields}
+    return {name: environ[name] for name in sorted(names) if environ.get(name)}
+
+
+def _read_config(path: Path | None) -> dict[str, object]:
+    if path is None:
+        return {}
+    try:
+        read: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: cannot be read: {_cause(error)}; give a YAML file") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {path}: is not plain YAML: {_cause(error)}") from error
+    if read is None:
+        return {}
+    if not isinstance(read, dict):
+        raise ConfigError(f"--config {path}: holds a {type(read).__name__}; write one `name: value` a line")
+    settings: dict[str, object] = {}
+    for key, value in read.items():
+        name = str(key).replace("-", "_")
+        name = "source" if name == "sources" else name
+        if name not in RunOptions.model_fields:
+            raise ConfigError(f"--config {path}: unknown key '{key}'{suggest(name, RunOptions.model_fields)}")
+        if name in settings:
+            raise ConfigError(f"--config {path}: '{key}' stands there twice; keep one")
+        settings[name] = value
+    return settings
+
+
+def suggest(name: str, known: Mapping[str, object]) -> str:
+    """`"; did you mean 'threshold'?"`, or the list of what is known."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else f"; known are {', '.join(known)}"
+
+
+def _explain(error: ValidationError, values: Mapping[str, object], places: Mapping[str, str]) -> str:
+    """The first thing that is wrong: place, value, and what would do."""
+    name = str(error.errors()[0]["loc"][0])
+    value = values.get(name)
+    shown = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return f"{places.get(name, name)} {shown!s}: expected {RunOptions.model_fields[name].description}"
+
+
+def _cause(error: Exception) -> str:
+    return " ".join(str(getattr(error, "strerror", None) or error).split())

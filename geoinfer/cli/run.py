@@ -1,0 +1,279 @@
+"""`geoinfer run` and `geoinfer plan`: flags to a job, the job to the pipeline, the outcome to a line and a status."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import shlex
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from geoinfer.cli.interrupt import soft_stop
+from geoinfer.cli.printing import bytes_text, duration_text, emit_json, emit_pairs, say
+from geoinfer.cli.progress import shown
+from geoinfer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from geoinfer.cli.options import RunOptions
+    from geoinfer.job import Execution, Job
+    from geoinfer.pipeline import Run
+
+WHAT, HOW, MANNERS = "What is found", "How it is worked through", "Manners"
+
+MOST_WORKERS = 1024
+"""No machine has more cores or GPUs that are worth a process each."""
+
+# All defaults are None: whether a flag was given decides if the environment or the file may speak. See `options`.
+Text = str | None
+
+
+def run(
+    ctx: typer.Context,
+    source: Annotated[list[str] | None, typer.Argument(help="Raster, or several that share a coordinate system.")] = None,
+    output: Annotated[Text, typer.Option("-o", "--output", help="The run directory.", metavar="RUN")] = None,
+    model: Annotated[
+        Text, typer.Option("--model", help="A model's name or directory (default: buildings).", rich_help_panel=WHAT)
+    ] = None,
+    bbox: Annotated[
+        Text,
+        typer.Option("--bbox", help="Bounding box; four values do too.", metavar="W,S,E,N", rich_help_panel=WHAT),
+    ] = None,
+    bbox_crs: Annotated[
+        Text, typer.Option("--bbox-crs", help="Its coordinate system (default: EPSG:4326).", rich_help_panel=WHAT)
+    ] = None,
+    region: Annotated[
+        Text, typer.Option("--region", help="A file of polygons to stay inside.", rich_help_panel=WHAT)
+    ] = None,
+    crs: Annotated[Text, typer.Option("--crs", help="Of the output (default: the grid's).", rich_help_panel=WHAT)] = None,
+    threshold: Annotated[
+        Text,
+        typer.Option(
+            "--threshold", help="Probability from which a pixel is building (default: the model's).", rich_help_panel=WHAT
+        ),
+    ] = None,
+    min_area: Annotated[
+        Text,
+        typer.Option("--min-area", help="Smallest footprint (default: the model's).", metavar="M2", rich_help_panel=WHAT),
+    ] = None,
+    bands: Annotated[
+        Text, typer.Option("--bands", help="Band numbers in the model's order.", metavar="3,2,1", rich_help_panel=WHAT)
+    ] = None,
+    stretch: Annotated[
+        Text,
+        typer.Option(
+            "--stretch",
+            help="Values that become 0 and 255 (default: 2nd and 98th percentile).",
+            metavar="LO,HI",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    assume_crs: Annotated[
+        Text, typer.Option("--assume-crs", help="Coordinate system of imagery that names none.", rich_help_panel=WHAT)
+    ] = None,
+    precision: Annotated[
+        Text, typer.Option("--precision", help="auto, fp32, bf16 or fp16 (default: auto).", rich_help_panel=WHAT)
+    ] = None,
+    device: Annotated[
+        Text, typer.Option("--device", help="auto, cpu or cuda:N (default: auto).", rich_help_panel=HOW)
+    ] = None,
+    tile: Annotated[
+        Text, typer.Option("--tile", help="Cores on a side of a tile.", metavar="K", rich_help_panel=HOW)
+    ] = None,
+    batch_size: Annotated[
+        Text,
+        typer.Option(
+            "--batch-size", help="Chips a forward pass, or auto (default: auto).", metavar="N", rich_help_panel=HOW
+        ),
+    ] = None,
+    workers: Annotated[
+        Text,
+        typer.Option(
+            "--workers",
+            help="Processes (default: one a GPU, or one a core); 0 works in this one.",
+            metavar="N",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    scheduler: Annotated[
+        Text, typer.Option("--scheduler", help="An existing Dask scheduler.", metavar="ADDR", rich_help_panel=HOW)
+    ] = None,
+    in_flight: Annotated[
+        Text, typer.Option("--in-flight", help="Most tiles handed out at once.", metavar="N", rich_help_panel=HOW)
+    ] = None,
+    on_error: Annotated[
+        Text, typer.Option("--on-error", help="fail: stop at the first failed tile; skip: go on.", rich_help_panel=HOW)
+    ] = None,
+    max_failed: Annotated[
+        Text,
+        typer.Option(
+            "--max-failed",
+            help="Share of failed tiles that still counts as done (default: 0).",
+            metavar="1%",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    retries: Annotated[
+        Text,
+        typer.Option(
+            "--retries", help="More attempts after a failure that may pass (default: 3).", metavar="N", rich_help_panel=HOW
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool | None, typer.Option("-n", "--dry-run", help="Only say what it will take, as `plan`.", show_default=False)
+    ] = None,
+    overwrite: Annotated[
+        bool | None, typer.Option("--overwrite", help="Remove another job's run from RUN first.", show_default=False)
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", help="YAML file of these settings; flags win.", envvar="GEOINFER_CONFIG", rich_help_panel=MANNERS
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=MANNERS)] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No talk but errors.", rich_help_panel=MANNERS)] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="More talk.", rich_help_panel=MANNERS)] = False,
+) -> int:
+    """Find buildings: start a run, or go on with the one in RUN.
+
+    Each setting may also stand in the environment (GEOINFER_BATCH_SIZE=8) or in the file of --config. Flags win over the
+    environment, the environment over the file.
+    """
+    from geoinfer.cli.options import resolve
+
+    options = resolve(ctx.params, os.environ, config)
+    if options.dry_run:
+        return _plan(options, as_json)
+    if options.output is None:
+        raise ConfigError("no run directory given: add -o RUN")
+    command = ["geoinfer", *(word for word in ctx.obj or [] if word != "--overwrite")]  # what resumes must not start again
+    return _run(options, options.output, command, as_json=as_json, quiet=quiet, verbose=verbose)
+
+
+@functools.wraps(run)
+def plan(*args: Any, **flags: Any) -> int:
+    """`run --dry-run`, under a name of its own."""
+    flags["ctx"].params["dry_run"] = True
+    return run(*args, **flags)
+
+
+plan.__doc__ = "Say what a run will take: tiles, pixels, bytes. Reads no pixels, writes nothing; takes the flags of `run`."
+
+
+def _job(options: RunOptions) -> Job:
+    from geoinfer.job import make_job
+
+    return make_job(
+        list(options.source),
+        model=options.model,
+        bbox=options.bbox,
+        bbox_crs=options.bbox_crs,
+        region=options.region,
+        crs=options.crs,
+        threshold=options.threshold,
+        min_area=options.min_area,
+        bands=options.bands,
+        stretch=options.stretch,
+        assume_crs=options.assume_crs,
+        device=options.device,
+        precision=options.precision,
+    )
+
+
+def _execution(options: RunOptions) -> Execution:
+    from geoinfer.job import Execution
+
+    names = ("tile", "batch_size", "in_flight", "retries", "on_error", "max_failed")
+    given = {name: getattr(options, name) for name in names}
+    return Execution(**{name: value for name, value in given.items() if value is not None})
+
+
+def _plan(options: RunOptions, as_json: bool) -> int:
+    from geoinfer.job import plan as count
+
+    planned = count(_job(options), _execution(options)).to_json()
+    if as_json:
+        emit_json(planned)
+    else:
+        shown_as = {"read_bytes": bytes_text, "tile_bytes": bytes_text}
+        emit_pairs({name.replace("_", " "): shown_as.get(name, lambda v: v)(value) for name, value in planned.items()})
+    return 0
+
+
+def _run(options: RunOptions, out: str, command: list[str], *, as_json: bool, quiet: bool, verbose: bool) -> int:
+    from geoinfer.pipeline import Interrupted
+
+    since = time.monotonic()
+    with soft_stop() as stop:
+        try:
+            finished = _work(options, out, stop.event, quiet=quiet, verbose=verbose)
+        except Interrupted as error:
+            say(f"geoinfer: {error}:")
+            say(f"  {shlex.join(command)}")
+            return stop.status
+    if as_json:
+        emit_json(summary(finished))
+    elif not quiet:
+        told = summary(finished)
+        say(
+            f"{told['footprints']} footprints on {told['area_km2']:.4g} km² in {duration_text(time.monotonic() - since)}: "
+            f"{finished.footprints}"
+        )
+    return 0
+
+
+def _work(options: RunOptions, out: str, stop: threading.Event, *, quiet: bool, verbose: bool) -> Run:
+    from geoinfer.pipeline import run as start
+
+    job, execution = _job(options), _execution(options)
+    tiles = count_up_to(job.tiles(execution.tile), MOST_WORKERS)
+    if verbose:
+        say(f"{job.spec.name} {job.spec.version} on {job.device} in {job.precision}, tiles of {execution.tile} cores a side")
+    with _client(options, job.device, tiles) as client, shown(quiet) as show:
+        if verbose and client is not None:
+            say(f"{sum(client.nthreads().values())} worker threads, scheduler {client.scheduler.address}")
+        return start(job, out, execution=execution, client=client, overwrite=options.overwrite, progress=show, stop=stop)
+
+
+@contextmanager
+def _client(options: RunOptions, device: str, tiles: int) -> Iterator[Any]:
+    """A Dask client, or None where this process does the work: asked for, or too little for a second one."""
+    from geoinfer.cluster import connect, default_workers
+
+    wanted = options.workers
+    if wanted is None and options.scheduler is None:
+        wanted = min(tiles, default_workers(device))
+        wanted = 0 if wanted <= 1 else wanted
+    if wanted == 0 and options.scheduler is None:
+        yield None
+        return
+    with connect(wanted, options.scheduler, device=device) as client:
+        yield client
+
+
+def count_up_to(items: Iterator[object], most: int) -> int:
+    """How many items there are, or `most` where there are more: a continent's tiles need not be counted twice."""
+    return sum(1 for _ in itertools.islice(items, most))
+
+
+def summary(finished: Run) -> dict[str, Any]:
+    """What a finished run tells on stdout with `--json`."""
+    manifest = finished.manifest
+    return {
+        "run": str(finished.directory.root),
+        "fingerprint": manifest["fingerprint"],
+        "footprints": manifest["footprints"]["accepted"],
+        "rejected": manifest["footprints"]["rejected"],
+        "tiles": manifest["tiles"],
+        "resumed": finished.resumed,
+        "area_km2": manifest["area_m2"]["asked"] / 1e6,
+        "seconds": manifest["timings_s"]["total"],
+        "outputs": {name: str(finished.directory.root / name) for name in manifest["outputs"]},
+    }

@@ -1,0 +1,281 @@
+"""A job: everything that can change the output, its fingerprint, and what it will take.
+
+What only decides when and where work happens (tile size, batch size, workers, the device's number) is an `Execution` beside
+the job and not in it: two runs that differ there alone give the same rows (law 1), and share a fingerprint (law 7).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, Literal
+
+from pyproj import CRS
+from pyproj.exceptions import CRSError
+
+import geoinfer
+from geoinfer.detection import Detection, Predicts, threshold_to_u8
+from geoinfer.errors import ConfigError
+from geoinfer.grid import Tile, Window, cores_of, tiles_of
+from geoinfer.imagery import open_raster
+from geoinfer.imagery.source import Source
+from geoinfer.model.spec import ModelSpec
+from geoinfer.region import GridRegion, Region, region_on
+
+Bbox = tuple[float, float, float, float]
+TILE = 4
+"""Cores on a side of a tile where nothing else is said: some seconds of work on a CPU, and a bounded amount to lose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """When and where a job's work is done; no row of the output depends on it."""
+
+    tile: int = TILE
+    """Cores on a side of a tile."""
+    batch_size: int | Literal["auto"] = "auto"
+    """Chips a forward pass."""
+    in_flight: int | None = None
+    """Tiles handed out and not yet back; None: two for each thread of the workers."""
+    retries: int = 3
+    """More attempts after a failure that may pass."""
+    on_error: Literal["fail", "skip"] = "skip"
+    """Stop at the first failed tile, or go on with the rest."""
+    max_failed: float = 0.0
+    """Share of the tiles that may fail in a run that still counts as finished."""
+
+    def __post_init__(self) -> None:
+        if self.tile < 1:
+            raise ConfigError(f"tile {self.tile}: a tile has at least 1 core a side")
+        if self.batch_size != "auto" and self.batch_size < 1:
+            raise ConfigError(f"batch size {self.batch_size}: use 1 or more, or auto")
+        if self.in_flight is not None and self.in_flight < 1:
+            raise ConfigError(f"in flight {self.in_flight}: use 1 or more")
+        if self.retries < 0:
+            raise ConfigError(f"retries {self.retries}: use 0 or more")
+        if not 0 <= self.max_failed <= 1:
+            raise ConfigError(f"max failed {self.max_failed}: a share between 0 and 1")
+        if self.on_error not in ("fail", "skip"):
+            raise ConfigError(f"on error {self.on_error!r}: use fail or skip")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Imagery, region, model and every setting that acts on the footprints. Picklable; opens nothing by itself."""
+
+    source: Source
+    region: GridRegion
+    spec: ModelSpec
+    model: str | Predicts
+    """What to load on a worker: a model's name or directory, or a predictor that is there already."""
+    device: str
+    """`cpu`, `cuda` (any) or `cuda:N`. Its kind enters the fingerprint, the number does not."""
+    precision: str
+    """Resolved: `fp32`, `bf16` or `fp16`."""
+    crs: CRS
+    """Of the output."""
+    threshold: float
+    """Probability from which a pixel is building, 0..1."""
+    min_area_m2: float
+    simplify_m: float
+    grow_m: float
+    min_confidence: float
+    asked: dict[str, Any]
+    """The region as JSON: what identifies it."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise ConfigError(f"threshold {self.threshold}: a probability above 0 and at most 1")
+        for name in ("min_area_m2", "simplify_m", "grow_m", "min_confidence"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} {getattr(self, name)}: 0 or more")
+
+    def describe(self) -> dict[str, Any]:
+        """All that can change the output, as JSON. Takes the snapshot of the imagery, which may read it whole."""
+        grid = self.source.grid
+        description = {
+            "geoinfer": geoinfer.__version__,
+            "imagery": self.source.snapshot(),
+            "grid": {
+                "crs": grid.crs.to_wkt(),
+                "transform": list(grid.transform)[:6],
+                "height": grid.height,
+                "width": grid.width,
+            },
+            "region": self.asked,
+            "model": self.spec.to_dict(),
+            "config": {
+                "threshold": self.threshold,
+                "min_area_m2": self.min_area_m2,
+                "simplify_m": self.simplify_m,
+                "grow_m": self.grow_m,
+                "min_confidence": self.min_confidence,
+                "crs": self.crs.to_wkt(),
+                "precision": self.precision,
+                "device": self.device.partition(":")[0],
+            },
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(description, allow_nan=False))  # as it will be read back: no tuples
+        return plain
+
+    def detection(self, predictor: Predicts) -> Detection:
+        """The part of the job that a tile needs."""
+        return Detection(self.source, self.region, predictor, threshold_to_u8(self.threshold))
+
+    def tiles(self, k: int) -> Iterator[tuple[Tile, Window]]:
+        """The tiles that hold a pixel asked for, row-major, each with its pixels clipped to the region's window."""
+        for tile in tiles_of(self.region.window, self.spec.chips.core, k):
+            window = tile.window.intersection(self.region.window)
+            if self.region.touches(window):
+                yield tile, window
+
+
+def fingerprint(description: dict[str, Any]) -> str:
+    """SHA-256 of a job's description in canonical JSON: sorted keys, no spaces, numbers as Python prints them."""
+    text = json.dumps(description, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def make_job(
+    source: str | PathLike[str] | Sequence[str | PathLike[str]] | Source,
+    *,
+    model: str | PathLike[str] | Predicts = "buildings",
+    bbox: Bbox | None = None,
+    bbox_crs: str = "EPSG:4326",
+    region: str | PathLike[str] | Region | None = None,
+    crs: str | CRS | None = None,
+    threshold: float | None = None,
+    min_area: float | None = None,
+    simplify: float | None = None,
+    min_confidence: float = 0.0,
+    bands: tuple[int, ...] | None = None,
+    stretch: tuple[float, float] | None = None,
+    assume_crs: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Job:
+    """Open the imagery, find the model, place the region: from what a user says to a job with nothing left open.
+
+    Args:
+        source: One raster or several that share a CRS; or a source opened for this model.
+        model: A name, a directory, or a predictor.
+        bbox: minx, miny, maxx, maxy in `bbox_crs`.
+        region: A file of polygons, or a region; instead of `bbox`.
+        crs: Of the output; the grid's where None.
+        threshold: Probability from which a pixel is building; the model's where None.
+        min_area: Smallest footprint, square metres; the model's where None.
+        simplify: Tolerance of the outlines, metres; the model's where None.
+        bands: Band numbers from 1, in the model's order.
+        stretch: Values that become 0 and 255 where the imagery is not 8 bit.
+        assume_crs: For imagery that names none.
+    """
+    if bbox is not None and region is not None:
+        raise ConfigError("both a bbox and a region: give one of them")
+    loaded: str | Predicts
+    if isinstance(model, str | PathLike):
+        from geoinfer.model.predictor import resolve_device, resolve_precision  # torch: only where a model runs
+        from geoinfer.model.registry import resolve_model
+
+        loaded = str(model)
+        spec = resolve_model(loaded)
+        here = resolve_device(device)
+        device = "cuda" if here != "cpu" and device in ("auto", "cuda") else here  # any GPU: each worker takes its own
+        precision = resolve_precision(precision, device)
+    else:
+        loaded, spec = model, model.spec
+        device, precision = getattr(model, "device", "cpu"), getattr(model, "precision", "fp32")
+    if isinstance(source, str | PathLike | Sequence):
+        opened: Source = open_raster(
+            source, gsd=spec.gsd, core=spec.chips.core, bands=bands, stretch=stretch, assume_crs=assume_crs
+        )
+    else:
+        opened = source
+    place = _region(bbox, bbox_crs, region)
+    return Job(
+        source=opened,
+        region=region_on(place, opened.grid, opened.bounds),
+        spec=spec,
+        model=loaded,
+        device=device,
+        precision=precision,
+        crs=opened.grid.crs if crs is None else _crs(crs),
+        threshold=spec.threshold if threshold is None else threshold,
+        min_area_m2=spec.min_area_m2 if min_area is None else min_area,
+        simplify_m=spec.simplify_m if simplify is None else simplify,
+        grow_m=spec.grow_m,
+        min_confidence=min_confidence,
+        asked={"whole": True} if place is None else place.describe(),
+    )
+
+
+def _region(bbox: Bbox | None, bbox_crs: str, region: str | PathLike[str] | Region | None) -> Region | None:
+    if bbox is not None:
+        return Region.from_bbox(bbox, bbox_crs)
+    return region if region is None or isinstance(region, Region) else Region.from_file(region)
+
+
+def _crs(text: str | CRS) -> CRS:
+    try:
+        return CRS.from_user_input(text)
+    except CRSError as error:
+        raise ConfigError(f"crs {text!r}: not a coordinate system that PROJ knows; try EPSG:4326") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a job will take; counted on the grid, without reading a pixel."""
+
+    tiles: int
+    cores: int
+    """Chips to infer at most: nodata found while reading makes it fewer."""
+    pixels: int
+    """Pixels of the tiles, at the model's gsd."""
+    read_pixels: int
+    """Pixels read, margins and overlaps between tiles included."""
+    read_bytes: int
+    """The same in bytes, uncompressed 8 bit at the model's gsd."""
+    chip_pixels: int
+    """Pixels through the network, margins included."""
+    tile_bytes: int
+    """Memory for one tile on a worker, the model not counted."""
+    area_km2: float
+    """Area of the tiles' windows on the grid."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def plan(job: Job, execution: Execution | None = None) -> Plan:
+    """Count tiles, chips, pixels and bytes of a job. Reads no pixels."""
+    execution = execution or Execution()
+    spec, bands = job.spec.chips, job.source.bands
+    tiles = cores = pixels = read = 0
+    for tile, window in job.tiles(execution.tile):
+        tiles += 1
+        pixels += window.height * window.width
+        inside = [c.intersection(window) for c in cores_of(tile, spec.core)]
+        cores += sum(1 for c in inside if not c.is_empty and job.region.touches(c))
+        read += _round_up(window, spec.core, spec.margin)
+    side = execution.tile * spec.core + 2 * spec.margin
+    metres = job.source.grid.pixel_size * job.source.grid.crs.axis_info[0].unit_conversion_factor
+    return Plan(
+        tiles=tiles,
+        cores=cores,
+        pixels=pixels,
+        read_pixels=read,
+        read_bytes=read * bands,
+        chip_pixels=cores * spec.chip**2,
+        tile_bytes=side * side * (bands + 8),  # image, validity, probabilities, mask and int32 labels
+        area_km2=pixels * metres**2 / 1e6,
+    )
+
+
+def _round_up(window: Window, core: int, margin: int) -> int:
+    """Pixels read for a window: the cores it touches, whole, and the margin around them."""
+    rows = (-(-window.stop_row // core) - window.row // core) * core + 2 * margin
+    cols = (-(-window.stop_col // core) - window.col // core) * core + 2 * margin
+    return rows * cols

@@ -1,0 +1,164 @@
+"""From committed tiles to the output files: stitch, finish, sort, write, in bounded memory.
+
+Tiles are read row-major, so the stitcher holds only what crosses the current row of tiles. Decisions are made on whole
+footprints, after stitching (law 3), and each candidate leaves as accepted or as rejected (law 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import shapely
+
+from geoinfer.detection import TileRecord
+from geoinfer.formats import SortedRows, hilbert, write_geoparquet
+from geoinfer.grid import Window
+from geoinfer.job import Job
+from geoinfer.store import RunDirectory, digest
+from geoinfer.vector.footprints import Finished, finish
+from geoinfer.vector.polygons import Polygons
+from geoinfer.vector.stitch import Stitcher, TileResult
+
+FINISH_POLYGONS = 4096
+"""Polygons finished at a time: enough for the vectorised steps to pay, little enough to hold."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """Footprints of a run; raw = accepted + rejected, exactly."""
+
+    raw: int = 0
+    accepted: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    """By reason."""
+
+
+def finish_polygons(polygons: Polygons, job: Job, imagery: str | None, datetime: str | None) -> Finished:
+    """Apply the job's decisions to whole footprints."""
+    return finish(
+        polygons,
+        job.source.grid,
+        min_area_m2=job.min_area_m2,
+        simplify_m=job.simplify_m,
+        grow_m=job.grow_m,
+        min_confidence=job.min_confidence,
+        crs=job.crs,
+        model=f"{job.spec.name}@{job.spec.version}",
+        imagery=imagery,
+        datetime=datetime,
+    )
+
+
+def stitched(
+    tiles: Iterable[tuple[Window, TileResult | None]],
+    every: Sequence[Window],
+) -> Iterator[Polygons]:
+    """Whole polygons of a row-major stream of tiles, a bounded number at a time.
+
+    Args:
+        tiles: Each tile's window and result; None for a tile in which nothing was computed.
+        every: The windows of all tiles.
+    """
+    stitcher = Stitcher(every)
+    held: list[Polygons] = []
+    count = 0
+    for window, result in tiles:
+        closed = stitcher.skip(window) if result is None else stitcher.add(result)
+        if len(closed):
+            held.append(closed)
+            count += len(closed)
+        if count >= FINISH_POLYGONS:
+            yield Polygons.concat(held)
+            held, count = [], 0
+    if held:
+        yield Polygons.concat(held)
+
+
+def keys_of(frame: gpd.GeoDataFrame) -> npt.NDArray[np.uint64]:
+    """Hilbert distance of each footprint's first pixel (N,), which its identifier spells."""
+    pixels = np.frombuffer(bytes.fromhex("".join(frame["id"])), ">u4").astype(np.int64).reshape(-1, 2) - 2**31
+    return hilbert(pixels[:, 0], pixels[:, 1])
+
+
+def merge(
+    run: RunDirectory,
+    job: Job,
+    records: Sequence[TileRecord],
+    imagery: str | None,
+    datetime: str | None,
+    check_stop: Callable[[], None],
+) -> tuple[Counts, dict[str, dict[str, object]]]:
+    """Write footprints, rejected and coverage of a run whose tiles are committed.
+
+    Args:
+        records: Every tile of the run, row-major.
+        check_stop: Called between tiles; raises where the user asked to stop.
+
+    Returns:
+        The counts, and name -> rows and sha256 of each file written.
+    """
+    grid = job.source.grid
+    counts = Counts()
+    nothing = finish_polygons(Polygons.empty(grid.transform), job, imagery, datetime)
+    accepted = SortedRows(run.scratch, "footprints", nothing.accepted)
+    rejected = SortedRows(run.scratch, "rejected", nothing.rejected)
+
+    def tiles() -> Iterator[tuple[Window, TileResult | None]]:
+        for record in records:
+            check_stop()
+            arrays = run.read_tile(record.row, record.col)[0] if record.status == "done" else {}
+            yield Window(*record.window), TileResult.from_arrays(arrays) if arrays else None
+
+    for polygons in stitched(tiles(), [Window(*record.window) for record in records]):
+        finished = finish_polygons(polygons, job, imagery, datetime)
+        counts.raw += len(polygons)
+        counts.accepted += len(finished.accepted)
+        for reason, count in finished.rejected["reason"].value_counts().items():
+            counts.rejected[str(reason)] = counts.rejected.get(str(reason), 0) + int(count)
+        accepted.add(finished.accepted, keys_of(finished.accepted))
+        rejected.add(finished.rejected, keys_of(finished.rejected))
+    coverage = SortedRows(run.scratch, "coverage", coverage_frame([], job))
+    for start in range(0, len(records), FINISH_POLYGONS):
+        part = records[start : start + FINISH_POLYGONS]
+        corners = np.array([record.window[:2] for record in part], np.int64).reshape(-1, 2) + grid.origin_pixel
+        coverage.add(coverage_frame(part, job), hilbert(corners[:, 0], corners[:, 1]))
+    outputs = {}
+    for path, rows, point in (
+        (run.rejected, rejected, "rejected"),
+        (run.coverage, coverage, "coverage"),
+        (run.footprints, accepted, "footprints"),
+    ):
+        outputs[path.name] = _write(run, path, rows, job, point)
+    return counts, outputs
+
+
+def _write(run: RunDirectory, path: Path, rows: SortedRows, job: Job, point: str) -> dict[str, object]:
+    with run.replacing(path, point) as file:
+        write_geoparquet(file, rows, job.crs)
+    return {"rows": rows.rows, "sha256": digest(path)}
+
+
+def coverage_frame(records: Sequence[TileRecord], job: Job) -> gpd.GeoDataFrame:
+    """What was looked at: one row a tile, its outline in the output's coordinate system."""
+    grid = job.source.grid
+    boxes = [shapely.box(*grid.bounds(Window(*record.window))) for record in records]
+    if job.crs != grid.crs:
+        boxes = [shapely.segmentize(box, grid.pixel_size * 64) for box in boxes]  # straight here is curved there
+    columns = {
+        "tile": pd.Series([f"{record.row}_{record.col}" for record in records], dtype=object),
+        "status": pd.Series([record.status for record in records], dtype=object),
+        "reason": pd.Series([record.reason for record in records], dtype=object),
+        "area_m2": np.array([record.area_m2 for record in records], np.float64),
+        "done_m2": np.array([record.done_m2 for record in records], np.float64),
+        "nodata_m2": np.array([record.nodata_m2 for record in records], np.float64),
+        "masked_m2": np.array([record.masked_m2 for record in records], np.float64),
+        "failed_m2": np.array([record.failed_m2 for record in records], np.float64),
+    }
+    frame = gpd.GeoDataFrame(columns, geometry=gpd.GeoSeries(boxes, crs=grid.crs))
+    return frame if job.crs == grid.crs else frame.to_crs(job.crs)

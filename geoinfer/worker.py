@@ -1,0 +1,143 @@
+"""What runs on a worker: a tile tried, tried again where that may help, and committed.
+
+The one place that turns an exception into a failed tile. A failure that the next tile would meet as well (settings, disk,
+memory) is passed on instead, and a broken device context ends the process, since nothing computed in it can be trusted.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import threading
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from geoinfer.detection import Detection, Predicts, TileRecord, detect_tile, failed_record
+from geoinfer.errors import ConfigError, OutputError, RemoteError, ResourceError, SafetyError
+from geoinfer.grid import Tile, Window
+from geoinfer.job import Execution, Job
+from geoinfer.store import RunDirectory, failpoint
+from geoinfer.vector.stitch import TileResult
+
+TRANSIENT = (RemoteError, ConnectionError, TimeoutError)
+"""Failures that another attempt may cure."""
+FATAL = (ConfigError, OutputError, ResourceError, SafetyError)
+"""Failures that the next tile would meet as well."""
+BROKEN_DEVICE = 70
+"""Exit status of a worker whose device context is broken; its tile is tried on another."""
+
+_loading = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a worker needs for any tile of a run; pickled once, unpickled once a process."""
+
+    job: Job
+    execution: Execution
+    directory: RunDirectory
+    token: str
+    """Of the run's hold on its directory: a worker that does not read the same there does not share our file system."""
+    is_remote: bool
+    """The worker is a process of its own, which may end without taking the run along."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What comes back: small, unless the worker could not commit by itself."""
+
+    record: TileRecord
+    footprints: int = 0
+    """Candidates in the tile, those that cross its edge included."""
+    arrays: dict[str, Any] | None = None
+    """The tile's result where the worker does not share the run's file system."""
+
+
+def work_on(blob: bytes, tile: Tile, window: Window) -> Outcome:
+    """Do one tile of pickled `Work`: the task that is sent to executors."""
+    work, detection = open_work(blob)
+    return do_tile(work, detection, tile, window)
+
+
+def do_tile(work: Work, detection: Detection, tile: Tile, window: Window) -> Outcome:
+    """Detect, retry, commit.
+
+    Failed tiles are not committed: a later run tries them again.
+    """
+    failpoint("tile_started")
+    try:
+        result, record = attempt(tile, window, detection, work.execution.retries)
+    except Exception as error:
+        if work.is_remote and is_device_broken(error):
+            os._exit(BROKEN_DEVICE)
+        raise
+    failpoint("tile_detected")
+    arrays = {} if result is None else result.to_arrays()
+    if record.status == "failed":
+        return Outcome(record)
+    if not work.directory.is_held_with(work.token):
+        return Outcome(record, count(result), arrays)
+    work.directory.commit_tile(tile.row, tile.col, arrays, record.to_json())
+    return Outcome(record, count(result))
+
+
+def attempt(tile: Tile, window: Window, detection: Detection, retries: int) -> tuple[TileResult | None, TileRecord]:
+    """Detect a tile; again, after a pause that doubles, where the failure may pass; a failed record where it does not.
+
+    Raises:
+        ConfigError, OutputError, ResourceError, SafetyError: The next tile would fail as well.
+        RuntimeError: The device's context is broken.
+    """
+    for tried in range(retries + 1):
+        try:
+            return detect_tile(tile, window, detection)
+        except TRANSIENT as error:
+            if tried == retries:
+                return None, _failed(tile, window, detection, error)
+            time.sleep(min(30.0, 0.5 * 2**tried) * random.uniform(0.5, 1.0))  # spreads workers, hides nothing
+        except FATAL:
+            raise
+        except Exception as error:
+            if isinstance(error, MemoryError) or is_device_broken(error):
+                raise
+            return None, _failed(tile, window, detection, error)
+    raise AssertionError("unreachable: the last attempt returns")
+
+
+def count(result: TileResult | None) -> int:
+    """Candidates of a tile."""
+    return 0 if result is None else len(result.complete) + len(result.fragments)
+
+
+def is_device_broken(error: BaseException) -> bool:
+    """After this the device's context answers nothing but errors: only a new process helps."""
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error)
+
+
+def load(job: Job, execution: Execution) -> Predicts:
+    """The job's predictor, loaded in this process."""
+    if not isinstance(job.model, str):
+        return job.model
+    from geoinfer.model.predictor import load_predictor  # torch: only where a model runs
+
+    return load_predictor(job.model, device=job.device, precision=job.precision, batch_size=execution.batch_size)
+
+
+def open_work(blob: bytes) -> tuple[Work, Detection]:
+    """Pickled `Work` and its detection, made once a process however many threads ask."""
+    with _loading:
+        return _open_work(blob)
+
+
+@lru_cache(maxsize=1)
+def _open_work(blob: bytes) -> tuple[Work, Detection]:
+    work: Work = pickle.loads(blob)  # made by `run` in this session, never read from a file
+    return work, work.job.detection(load(work.job, work.execution))
+
+
+def _failed(tile: Tile, window: Window, detection: Detection, error: Exception) -> TileRecord:
+    reason = f"{type(error).__name__}: {error}"
+    return failed_record(tile, window, detection.source.grid, detection.region, reason)
