@@ -92,7 +92,7 @@ def main() -> None:
             shares.append(rate / bare)
             print(
                 f"run {rate[0] / 1e6:.2f} Mpx/s, network alone {bare[0] / 1e6:.2f} Mpx/s, share {shares[-1][0]:.3f}, of "
-                f"processor time {shares[-1][1]:.3f}; {done.manifest['footprints']['raw']} candidates, {done.manifest['timings_s']}"
+                f"processor time {shares[-1][1]:.3f}; {done.manifest['timings_s']}"
             )
     wall, processor = (statistics.median(values) for values in zip(*shares, strict=True))
     print(

@@ -499,6 +499,9 @@ def test_damaged_blocks_fail_where_they_are_and_nowhere_else(tmp_path: Path, gsd
     assert np.array_equal(source.read(top).pixels, truth.read(top).pixels)
     with pytest.raises(SourceError, match=r"bad\.tif: cannot read rows \d+:\d+, cols \d+:\d+: \S") as caught:
         source.read(window)
+    from tblib import pickling_support  # what distributed installs: exceptions then carry their causes along
+
+    pickling_support.install(caught.value)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 

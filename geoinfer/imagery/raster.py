@@ -138,7 +138,7 @@ def inspect(
                     datetime=_datetime_of(dataset),
                 )
     except RasterioError as error:
-        raise SourceError(f"{file}: cannot be opened as GeoTIFF: {_reason(error)}") from error
+        raise SourceError(f"{file}: cannot be opened as GeoTIFF: {reason_of(error)}") from error
 
 
 def read_pixels(file: RasterFile, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -158,6 +158,7 @@ def read_pixels(file: RasterFile, window: Window) -> tuple[NDArray[Any], NDArray
         SourceError: The file changed, or the blocks under the window are damaged or missing.
     """
     area = RasterioWindow(window.col, window.row, window.width, window.height)
+    fault = ""
     indexes = [*file.bands, file.alpha] if file.alpha is not None else list(file.bands)
     try:
         with environment():
@@ -170,7 +171,9 @@ def read_pixels(file: RasterFile, window: Window) -> tuple[NDArray[Any], NDArray
         if isinstance(error, SourceError):
             raise
         rows, cols = f"{window.row}:{window.stop_row}", f"{window.col}:{window.stop_col}"
-        raise SourceError(f"{file.name}: cannot read rows {rows}, cols {cols}: {_reason(error)}") from error
+        fault = f"{file.name}: cannot read rows {rows}, cols {cols}: {reason_of(error)}"
+    if fault:  # raised out here: GDAL's own errors cannot be unpickled, and would travel along as the context
+        raise SourceError(fault)
     if file.alpha is not None:
         valid &= pixels[-1] != 0
         pixels = pixels[:-1]
@@ -231,7 +234,7 @@ def _check_unchanged(file: RasterFile) -> None:
         raise SourceError(f"{file.path}: changed since it was opened; start again when it is complete")
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """The deepest cause that says something: rasterio's own messages often say only 'see context'."""
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__ or error
@@ -294,7 +297,7 @@ def _crs_of(file: Path, dataset: DatasetReader, assume_crs: str | CRS | None) ->
                 f"{file}: no coordinate system in the file; if you know it, say so with assume_crs= (--assume-crs EPSG:...)"
             )
     except CRSError as error:
-        raise ConfigError(f"assume_crs {assume_crs!r}: not a coordinate system: {_reason(error)}") from error
+        raise ConfigError(f"assume_crs {assume_crs!r}: not a coordinate system: {reason_of(error)}") from error
     if crs.is_bound and crs.source_crs is not None:
         crs = crs.source_crs
     if crs.is_compound:

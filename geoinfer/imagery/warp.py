@@ -32,7 +32,7 @@ from rasterio.warp import reproject
 from geoinfer.errors import SourceError
 from geoinfer.grid import Grid, Window
 from geoinfer.imagery.grids import outline
-from geoinfer.imagery.raster import RasterFile, environment, read_pixels
+from geoinfer.imagery.raster import RasterFile, environment, read_pixels, reason_of
 from geoinfer.imagery.source import FILL, Image
 from geoinfer.imagery.stretch import Stretch
 
@@ -239,8 +239,10 @@ class WarpedRaster:
                 )
         except RasterioError as error:
             rows, cols = f"{area.row}:{area.stop_row}", f"{area.col}:{area.stop_col}"
-            raise SourceError(f"{self.file.name}: cannot resample rows {rows}, cols {cols}: {error}") from error
-        return result
+            fault = f"{self.file.name}: cannot resample rows {rows}, cols {cols}: {reason_of(error)}"
+        else:
+            return result
+        raise SourceError(fault)  # out here: GDAL's own errors cannot be unpickled, and would travel along as the context
 
     def _source_window(self, block: Window) -> Window:
         """Reduced pixels of the raster that the kernel reaches from a block, not clipped to the raster."""
