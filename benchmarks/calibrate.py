@@ -40,11 +40,17 @@ def main() -> None:
     areas = [float(a) for a in options.min_area.split(",") if a] or [bundle.spec.min_area_m2]
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        chosen = [p for p in places(options.data, (options.split,)) if options.only in str(p.image) and "inria_s" not in str(p.image)]
+        chosen = [
+            p
+            for p in places(options.data, (options.split,))
+            if options.only in str(p.image) and "inria_s" not in str(p.image)
+        ]
         truths = [prepare(p, Path(scratch)) for p in chosen]
         for how in options.probability.split(","):
             spec = dataclasses.replace(bundle.spec, probability=how)
-            predictor = Predictor(spec, network, precision=resolve_precision("auto", "cpu"), batch_size=1, threads=os.cpu_count())
+            predictor = Predictor(
+                spec, network, precision=resolve_precision("auto", "cpu"), batch_size=1, threads=os.cpu_count()
+            )
             cached = [probabilities(truth, predictor) for truth in truths]
             for grow in [float(g) for g in options.grow.split(",")] if how == "core" else [0.0]:
                 for area in areas:
@@ -57,7 +63,11 @@ def main() -> None:
                         f1 = {name: e.f1 for name, e in table.items()}
                         iou = sum(e.pixel_iou for e in table.values()) / len(table)
                         rows.append((sum(f1.values()) / len(f1), how, grow, area, threshold, iou, f1))
-                        print(f"{rows[-1][0]:.3f} {how} grow {grow} area {area} t {threshold} iou {iou:.3f}", _brief(f1), flush=True)
+                        print(
+                            f"{rows[-1][0]:.3f} {how} grow {grow} area {area} t {threshold} iou {iou:.3f}",
+                            _brief(f1),
+                            flush=True,
+                        )
     for mean, how, grow, area, threshold, iou, f1 in sorted(rows, reverse=True, key=lambda r: r[0])[:12]:
         print(f"| {how} | {grow} m | {area} m2 | {threshold} | {mean:.3f} | {iou:.3f} | {_brief(f1)} |")
 

@@ -58,8 +58,10 @@ class RemoteError(GeoinferError, OSError):
     exit_code = 6
 
 
-class ResourceError(GeoinferError, MemoryError):
+class ResourceError(MemoryError, GeoinferError):
     """Out of memory or disk."""
+
+    # MemoryError first: what rebuilds exceptions from another process calls `__new__`, and MemoryError's must be the one found
 
     exit_code = 7
 

@@ -216,7 +216,10 @@ def test_settings_that_cannot_work_are_named(arguments: dict[str, object]) -> No
         load_predictor("tiny", **arguments)
 
 
-def test_errors_survive_pickling() -> None:
+def test_errors_survive_pickling_as_workers_do_it() -> None:
+    from tblib import pickling_support  # what distributed installs
+
+    pickling_support.install()
     for kind in GeoinferError.__subclasses__():
         error = pickle.loads(pickle.dumps(kind("the thing, the value, the remedy")))
         assert type(error) is kind
