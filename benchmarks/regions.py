@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import sys
 import tempfile
@@ -315,6 +316,32 @@ def table(rows: dict[tuple[str, str], list[Score]]) -> Iterator[str]:
         yield f"\nMean F1 of {', '.join(HEADLINE)}: {sum(f1.values()) / len(f1):.3f}"
 
 
+def figures(predictor: Predicts, rows: dict[tuple[str, str], list[Score]]) -> dict[str, object]:
+    """The table as numbers, with the weights they belong to."""
+    listed = []
+    for (name, split), scores in rows.items():
+        row: dict[str, object] = {"place": name, "split": split}
+        parts = [one.evaluation for one in scores if one.evaluation is not None]
+        if parts:
+            e = combine(parts)
+            row |= {"n_truth": e.n_truth, "n_pred": e.n_pred}
+            row |= {key: round(getattr(e, key), 4) for key in ("precision", "recall", "f1", "pixel_iou")}
+        if water := sum(one.water_km2 for one in scores):
+            row |= {"in_water": sum(one.in_water for one in scores), "water_km2": round(water, 4)}
+        if boats := sum(one.boats for one in scores):
+            row |= {"on_boats": sum(one.on_boats for one in scores), "boats": boats}
+        listed.append(row)
+    spec = predictor.spec
+    return {
+        "model": spec.name,
+        "version": spec.version,
+        "weights_sha256": spec.weights_sha256,
+        "precision": getattr(predictor, "precision", None),
+        "matching": "one to one, IoU >= 0.5, inside the area of interest",
+        "places": listed,
+    }
+
+
 def main() -> None:
     """Score the places asked for and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -324,6 +351,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only places whose name or image holds this, whatever the case")
     parser.add_argument("--threshold", type=float, help="instead of the model's")
     parser.add_argument("--thresholds", default="", help="several, with commas: one table for each")
+    parser.add_argument("--json", type=Path, help="also write the figures there, as a model's evaluation.json")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     options = parser.parse_args()
@@ -347,6 +375,8 @@ def main() -> None:
                 found = score_place(place, predictor, threshold, scratch=Path(folder), cached=cached)
                 tables[threshold].setdefault((place.name, place.split), []).append(found)
     sys.stderr.write("\n")
+    if options.json:
+        options.json.write_text(json.dumps(figures(predictor, tables[thresholds[0]]), indent=2) + "\n", encoding="utf-8")
     for threshold, rows in tables.items():
         used = predictor.spec.threshold if threshold is None else threshold
         sys.stdout.write(f"\nModel {predictor.spec.name} {predictor.spec.version}, threshold {used:g}\n\n")

@@ -28,7 +28,7 @@ def main() -> None:
         print(f"{len(found)} footprints, precision {score.precision:.2f}, recall {score.recall:.2f}")
 
         # The same in pieces: any window gives the same probabilities, so look wherever you like.
-        source = gi.open_raster(str(path), gsd=spec.gsd, core=spec.chips.core)
+        source = gi.open_raster(path, model=predictor)
         prob = gi.predict(source, gi.Window(100, 100, 400, 400), predictor)  # (400, 400) uint8
         polygons = gi.polygonize(prob >= round(255 * spec.threshold))
         print(

@@ -24,10 +24,13 @@ _HOMES = {
     "Plan": "job",
     "plan": "job",
     "connect": "cluster",
-    "open_raster": "imagery",
+    "evaluate": "evaluation",
+    "open_raster": "job",
     "load_predictor": "model.predictor",
     "polygonize": "vector.polygonize",
+    "split": "vector.stitch",
     "stitch": "vector.stitch",
+    "TileResult": "vector.stitch",
     "Polygons": "vector.polygons",
     "Region": "region",
     "Window": "grid",
@@ -41,7 +44,7 @@ _HOMES = {
     "RemoteError": "errors",
     "ResourceError": "errors",
     "SafetyError": "errors",
-    "Interrupted": "pipeline",
+    "Interrupted": "errors",
 }
 """Public name -> module of this package that defines it."""
 
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
     from geoinfer.detection import predict as predict
     from geoinfer.errors import ConfigError as ConfigError
     from geoinfer.errors import GeoinferError as GeoinferError
+    from geoinfer.errors import Interrupted as Interrupted
     from geoinfer.errors import OutputError as OutputError
     from geoinfer.errors import RegionError as RegionError
     from geoinfer.errors import RemoteError as RemoteError
@@ -58,20 +62,22 @@ if TYPE_CHECKING:
     from geoinfer.errors import SafetyError as SafetyError
     from geoinfer.errors import SourceError as SourceError
     from geoinfer.errors import TilesFailed as TilesFailed
+    from geoinfer.evaluation import evaluate as evaluate
     from geoinfer.grid import Grid as Grid
     from geoinfer.grid import Window as Window
-    from geoinfer.imagery import open_raster as open_raster
     from geoinfer.job import Job as Job
     from geoinfer.job import Plan as Plan
     from geoinfer.job import make_job as make_job
+    from geoinfer.job import open_raster as open_raster
     from geoinfer.job import plan as plan
     from geoinfer.model.predictor import load_predictor as load_predictor
-    from geoinfer.pipeline import Interrupted as Interrupted
     from geoinfer.pipeline import detect as detect
     from geoinfer.pipeline import run as run
     from geoinfer.region import Region as Region
     from geoinfer.vector.polygonize import polygonize as polygonize
     from geoinfer.vector.polygons import Polygons as Polygons
+    from geoinfer.vector.stitch import TileResult as TileResult
+    from geoinfer.vector.stitch import split as split
     from geoinfer.vector.stitch import stitch as stitch
 
 __all__ = ["__version__", *_HOMES]

@@ -77,7 +77,8 @@ def connect(
         timeout_s: How long a scheduler or the workers may take to answer.
 
     Raises:
-        RemoteError: The scheduler cannot be reached, or runs another version of geoinfer.
+        ConfigError: That is no address, or no number of workers.
+        RemoteError: The scheduler cannot be reached, has no workers, or these run another version of geoinfer.
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"workers {workers}: use 1 or more; without a cluster tiles are done in this process")
@@ -127,9 +128,15 @@ def _environment(threads: int) -> dict[str, object]:
 def _remote(address: str, timeout_s: float) -> Iterator[Client]:
     try:
         client = Client(address, timeout=timeout_s)
-    except (OSError, TimeoutError, ValueError) as error:
+    except ValueError as error:
+        raise ConfigError(f"{address!r}: not the address of a Dask scheduler: {error}; write tcp://HOST:PORT") from error
+    except (OSError, TimeoutError) as error:
         raise RemoteError(f"{address}: no Dask scheduler there: {error}; start one, or leave --scheduler out") from error
     with client:
+        try:
+            client.wait_for_workers(1, timeout=timeout_s)
+        except TimeoutError as error:
+            raise RemoteError(f"{address}: no workers there after {timeout_s:g} s; start some with `dask worker`") from error
         theirs = client.run(_version)
         wrong = sorted({version for version in theirs.values() if version != geoinfer.__version__})
         if wrong:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from geoinfer.errors import ConfigError
 from geoinfer.grid import Grid, Tile, Window, cores_of
 from geoinfer.imagery.source import Image, Source
 from geoinfer.model.spec import ModelSpec
@@ -26,6 +27,8 @@ from geoinfer.vector.stitch import TileResult, split
 
 Prob = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
+GSD_TOLERANCE = 0.03
+"""How far a grid's pixels may be from the model's, as a share; a source's own pixels are used up to 0.02."""
 CHIPS_AT_ONCE = 64
 """Chips handed to the predictor together, which cuts them in batches of its own: bounds a tile's memory."""
 
@@ -101,6 +104,23 @@ def threshold_to_u8(threshold: float) -> int:
     return max(1, math.ceil(threshold * 255 - 1e-9))  # 1e-9: 0.2 * 255 is 51.000000000000004 or 51, depending on luck
 
 
+def check_fit(source: Source, spec: ModelSpec) -> None:
+    """Imagery and model agree on bands, pixel size and lattice.
+
+    Raises:
+        ConfigError: They do not: the source was opened for another model, or with other bands.
+    """
+    if source.bands != len(spec.bands):
+        bands = ", ".join(spec.bands)
+        raise ConfigError(f"imagery of {source.bands} bands: model {spec.name} expects {len(spec.bands)} bands ({bands})")
+    size = source.grid.pixel_size * source.grid.crs.axis_info[0].unit_conversion_factor
+    if abs(size / spec.gsd - 1) > GSD_TOLERANCE or any(at % spec.chips.core for at in source.grid.origin_pixel):
+        raise ConfigError(
+            f"the imagery was not opened for model {spec.name}, which sees pixels of {spec.gsd:g} m in cores of "
+            f"{spec.chips.core} px: these are {size:.3g} m; use open_raster(..., model={spec.name!r})"
+        )
+
+
 def predict(source: Source, window: Window, predictor: Predicts) -> Prob:
     """Probabilities of a window, the same ones whatever the window (law 1).
 
@@ -111,7 +131,11 @@ def predict(source: Source, window: Window, predictor: Predicts) -> Prob:
 
     Returns:
         (H, W) uint8; 0 where the imagery is invalid.
+
+    Raises:
+        ConfigError: The source was opened for another model.
     """
+    check_fit(source, predictor.spec)
     prob, _, _ = _infer(source, window, predictor, None, _Clock())
     return prob
 

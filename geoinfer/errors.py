@@ -8,7 +8,8 @@
     ├── TilesFailed   RuntimeError 5 the run finished with more failed tiles than allowed
     ├── RemoteError   OSError     6  a remote gave up; trying again later may help
     ├── ResourceError MemoryError 7  out of memory or disk
-    └── SafetyError   PermissionError 8 refused: reading it could execute code or leave the allowed files
+    ├── SafetyError   PermissionError 8 refused: reading it could execute code or leave the allowed files
+    └── Interrupted   RuntimeError 130 asked to stop; what was done is committed
 
 Each message names the thing, the value and the remedy. All survive pickling: they cross process borders.
 """
@@ -61,7 +62,7 @@ class RemoteError(GeoinferError, OSError):
 class ResourceError(MemoryError, GeoinferError):
     """Out of memory or disk."""
 
-    # MemoryError first: what rebuilds exceptions from another process calls `__new__`, and MemoryError's must be the one found
+    # MemoryError first: what rebuilds exceptions from another process calls `__new__`, and must find that of MemoryError
 
     exit_code = 7
 
@@ -70,3 +71,9 @@ class SafetyError(GeoinferError, PermissionError):
     """Refused: reading it could execute code or leave the allowed files."""
 
     exit_code = 8
+
+
+class Interrupted(GeoinferError, RuntimeError):
+    """The run was asked to stop; what was done is committed, and the same command goes on from there."""
+
+    exit_code = 130

@@ -14,18 +14,20 @@ from os import PathLike
 from typing import Any, Literal
 
 from pyproj import CRS
-from pyproj.exceptions import CRSError
 
 import geoinfer
-from geoinfer.detection import Detection, Predicts, threshold_to_u8
+from geoinfer.detection import Detection, Predicts, check_fit, threshold_to_u8
 from geoinfer.errors import ConfigError
 from geoinfer.grid import Tile, Window, cores_of, tiles_of
-from geoinfer.imagery import open_raster
+from geoinfer.imagery import RasterSource
+from geoinfer.imagery import open_raster as open_on_grid
 from geoinfer.imagery.source import Source
 from geoinfer.model.spec import ModelSpec
-from geoinfer.region import GridRegion, Region, region_on
+from geoinfer.region import GridRegion, Region, parse_crs, region_on
 
-Bbox = tuple[float, float, float, float]
+Paths = str | PathLike[str] | Sequence[str | PathLike[str]]
+Bbox = Sequence[float] | str
+"""minx, miny, maxx, maxy, or the same as text with commas."""
 TILE = 4
 """Cores on a side of a tile where nothing else is said: some seconds of work on a CPU, and a bounded amount to lose."""
 
@@ -48,10 +50,10 @@ class Execution:
     """Share of the tiles that may fail in a run that still counts as finished."""
 
     def __post_init__(self) -> None:
-        if self.tile < 1:
-            raise ConfigError(f"tile {self.tile}: a tile has at least 1 core a side")
-        if self.batch_size != "auto" and self.batch_size < 1:
-            raise ConfigError(f"batch size {self.batch_size}: use 1 or more, or auto")
+        if not (isinstance(self.tile, int) and self.tile >= 1):
+            raise ConfigError(f"tile {self.tile!r}: a tile has at least 1 core a side, a whole number")
+        if self.batch_size != "auto" and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
+            raise ConfigError(f"batch size {self.batch_size!r}: use 1 or more, a whole number, or auto")
         if self.in_flight is not None and self.in_flight < 1:
             raise ConfigError(f"in flight {self.in_flight}: use 1 or more")
         if self.retries < 0:
@@ -139,21 +141,62 @@ def fingerprint(description: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def open_raster(
+    path_or_paths: Paths,
+    *,
+    model: str | PathLike[str] | Predicts = "buildings",
+    gsd: float | None = None,
+    core: int | None = None,
+    bands: Sequence[int] | None = None,
+    stretch: tuple[float, float] | None = None,
+    resampling: str = "bilinear",
+    assume_crs: str | CRS | None = None,
+) -> RasterSource:
+    """Open GeoTIFFs on the grid of a model: `imagery.open_raster`, with size and lattice from the model's card.
+
+    Args:
+        path_or_paths: One local GeoTIFF or several in order of priority, which share a coordinate system.
+        model: Whose grid: a name, a directory or a predictor.
+        gsd: Metres a pixel instead of the model's.
+        core: Step of the lattice instead of the model's, pixels.
+        bands, stretch, resampling, assume_crs: As for `imagery.open_raster`.
+    """
+    spec = _spec_of(model)
+    return open_on_grid(
+        path_or_paths,
+        gsd=spec.gsd if gsd is None else gsd,
+        core=spec.chips.core if core is None else core,
+        bands=None if bands is None else tuple(bands),
+        stretch=stretch,
+        resampling=resampling,
+        assume_crs=assume_crs,
+    )
+
+
+def _spec_of(model: str | PathLike[str] | Predicts) -> ModelSpec:
+    """The card of a model that is named, or loaded already."""
+    if not isinstance(model, str | PathLike):
+        return model.spec
+    from geoinfer.model.registry import resolve_model
+
+    return resolve_model(str(model))
+
+
 def make_job(
-    source: str | PathLike[str] | Sequence[str | PathLike[str]] | Source,
+    source: Paths | Source,
     *,
     model: str | PathLike[str] | Predicts = "buildings",
     bbox: Bbox | None = None,
-    bbox_crs: str = "EPSG:4326",
-    region: str | PathLike[str] | Region | None = None,
+    bbox_crs: str | CRS = "EPSG:4326",
+    region: Any = None,
     crs: str | CRS | None = None,
     threshold: float | None = None,
     min_area: float | None = None,
     simplify: float | None = None,
     min_confidence: float = 0.0,
-    bands: tuple[int, ...] | None = None,
+    bands: Sequence[int] | None = None,
     stretch: tuple[float, float] | None = None,
-    assume_crs: str | None = None,
+    assume_crs: str | CRS | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> Job:
@@ -163,7 +206,7 @@ def make_job(
         source: One raster or several that share a CRS; or a source opened for this model.
         model: A name, a directory, or a predictor.
         bbox: minx, miny, maxx, maxy in `bbox_crs`.
-        region: A file of polygons, or a region; instead of `bbox`.
+        region: Instead of `bbox`: a file of polygons, a GeoDataFrame, a shapely geometry in `bbox_crs`, or a `Region`.
         crs: Of the output; the grid's where None.
         threshold: Probability from which a pixel is building; the model's where None.
         min_area: Smallest footprint, square metres; the model's where None.
@@ -174,25 +217,23 @@ def make_job(
     """
     if bbox is not None and region is not None:
         raise ConfigError("both a bbox and a region: give one of them")
+    spec = _spec_of(model)
     loaded: str | Predicts
     if isinstance(model, str | PathLike):
         from geoinfer.model.predictor import resolve_device, resolve_precision  # torch: only where a model runs
-        from geoinfer.model.registry import resolve_model
 
         loaded = str(model)
-        spec = resolve_model(loaded)
         here = resolve_device(device)
         device = "cuda" if here != "cpu" and device in ("auto", "cuda") else here  # any GPU: each worker takes its own
         precision = resolve_precision(precision, device)
     else:
-        loaded, spec = model, model.spec
+        loaded = model
         device, precision = getattr(model, "device", "cpu"), getattr(model, "precision", "fp32")
     if isinstance(source, str | PathLike | Sequence):
-        opened: Source = open_raster(
-            source, gsd=spec.gsd, core=spec.chips.core, bands=bands, stretch=stretch, assume_crs=assume_crs
-        )
+        opened: Source = open_raster(source, model=model, bands=bands, stretch=stretch, assume_crs=assume_crs)
     else:
         opened = source
+    check_fit(opened, spec)
     place = _region(bbox, bbox_crs, region)
     return Job(
         source=opened,
@@ -201,7 +242,7 @@ def make_job(
         model=loaded,
         device=device,
         precision=precision,
-        crs=opened.grid.crs if crs is None else _crs(crs),
+        crs=opened.grid.crs if crs is None else parse_crs(crs),
         threshold=spec.threshold if threshold is None else threshold,
         min_area_m2=spec.min_area_m2 if min_area is None else min_area,
         simplify_m=spec.simplify_m if simplify is None else simplify,
@@ -211,17 +252,12 @@ def make_job(
     )
 
 
-def _region(bbox: Bbox | None, bbox_crs: str, region: str | PathLike[str] | Region | None) -> Region | None:
+def _region(bbox: Bbox | None, bbox_crs: str | CRS, region: Any) -> Region | None:
     if bbox is not None:
         return Region.from_bbox(bbox, bbox_crs)
-    return region if region is None or isinstance(region, Region) else Region.from_file(region)
-
-
-def _crs(text: str | CRS) -> CRS:
-    try:
-        return CRS.from_user_input(text)
-    except CRSError as error:
-        raise ConfigError(f"crs {text!r}: not a coordinate system that PROJ knows; try EPSG:4326") from error
+    if region is None or isinstance(region, Region):
+        return region
+    return Region.from_file(region) if isinstance(region, str | PathLike) else Region.from_geometry(region, bbox_crs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +279,8 @@ class Plan:
     """Memory for one tile on a worker, the model not counted."""
     area_km2: float
     """Area of the tiles' windows on the grid."""
+    covers: float
+    """Share of the region that lies within the imagery, 0..1."""
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -271,6 +309,7 @@ def plan(job: Job, execution: Execution | None = None) -> Plan:
         chip_pixels=cores * spec.chip**2,
         tile_bytes=side * side * (bands + 8),  # image, validity, probabilities, mask and int32 labels
         area_km2=pixels * metres**2 / 1e6,
+        covers=job.region.covers,
     )
 
 

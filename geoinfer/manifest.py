@@ -23,12 +23,13 @@ STATUSES = ("done", "nodata", "masked", "failed")
 STAGES = ("read", "predict", "polygonize")
 
 
-def opening(description: dict[str, Any], mark: str, execution: Execution) -> dict[str, Any]:
-    """The manifest of a run that begins or goes on."""
+def opening(description: dict[str, Any], mark: str, execution: Execution, covers: float) -> dict[str, Any]:
+    """The manifest of a run that begins or goes on; `covers` is the share of the region that the imagery covers."""
     return {
         "state": "running",
         "fingerprint": mark,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "region_covers": covers,
         "versions": versions(),
         "execution": asdict(execution),
         "job": description,

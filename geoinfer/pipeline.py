@@ -22,9 +22,10 @@ import numpy as np
 import pandas as pd
 
 from geoinfer.detection import Predicts, TileRecord, detect_tile, failed_record, predict
-from geoinfer.errors import GeoinferError, OutputError, RemoteError, SourceError, TilesFailed
+from geoinfer.errors import Interrupted, OutputError, RemoteError, SourceError, TilesFailed
 from geoinfer.grid import Tile, Window
-from geoinfer.job import TILE, Execution, Job, fingerprint, make_job
+from geoinfer.imagery.source import Source
+from geoinfer.job import TILE, Execution, Job, Paths, fingerprint, make_job
 from geoinfer.manifest import closing, opening
 from geoinfer.merge import finish_polygons, keys_of, merge, stitched
 from geoinfer.store import Json, RunDirectory, differences, failpoint
@@ -35,12 +36,10 @@ from geoinfer.worker import FATAL, Outcome, Work, attempt, count, do_tile, load,
 __all__ = ["Interrupted", "Progress", "Run", "detect", "detect_tile", "predict", "run"]
 
 Step = tuple[Tile, Window]
-
-
-class Interrupted(GeoinferError, RuntimeError):
-    """The run was asked to stop; what was done is committed, and the same command goes on from there."""
-
-    exit_code = 130
+NO_WORKERS_S = 120.0
+"""How long a cluster may be without a worker: spot machines come back, a forgotten cluster does not."""
+POLL_S = 2.0
+"""How often that is looked at, while no tile comes back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +122,6 @@ def run(
         ResourceError: Out of memory or disk.
     """
     execution = execution or Execution()
-    execution = execution or Execution()
     stop = stop or threading.Event()
     directory = RunDirectory(Path(out).expanduser().absolute())
     directory.create()
@@ -134,7 +132,7 @@ def run(
         finished = _prepare(directory, description, mark, execution, overwrite)
         if finished is not None:
             return Run(directory, finished, resumed=finished["tiles"]["total"])
-        manifest = opening(description, mark, execution)
+        manifest = opening(description, mark, execution, job.region.covers)
         directory.write_manifest(manifest)
         failpoint("run_opened")
         work = Work(job, execution, directory, token, is_remote=client is not None or executor is not None)
@@ -142,7 +140,9 @@ def run(
         in_flight = execution.in_flight or (8 if client is None else 2 * max(1, sum(client.nthreads().values())))
         origin = _origin(job)
         try:
-            records, resumed = _do_tiles(work, pool, in_flight, progress, stop)
+            records, resumed = _do_tiles(
+                work, pool, in_flight, progress, stop, lambda: client is None or _has_workers(client)
+            )
             tiles_s = time.perf_counter() - clock
             failpoint("tiles_done")
             counts, outputs = merge(directory, job, records, *origin, lambda: _check(stop, directory, len(records)))
@@ -191,7 +191,12 @@ def _prepare(directory: RunDirectory, description: Json, mark: str, execution: E
 
 
 def _do_tiles(
-    work: Work, pool: Executor | None, in_flight: int, progress: Callable[[Progress], None] | None, stop: threading.Event
+    work: Work,
+    pool: Executor | None,
+    in_flight: int,
+    progress: Callable[[Progress], None] | None,
+    stop: threading.Event,
+    has_workers: Callable[[], bool],
 ) -> tuple[list[TileRecord], int]:
     """Bring every tile to an end. All coverage rows, row-major, and how many tiles were found committed."""
     directory, job, execution = work.directory, work.job, work.execution
@@ -201,7 +206,7 @@ def _do_tiles(
     todo = [step for at, step in steps.items() if at not in records]
     clock = time.perf_counter()
     footprints, failed, area_m2 = 0, 0, 0.0
-    for outcome in _outcomes(work, todo, pool, in_flight, stop):
+    for outcome in _outcomes(work, todo, pool, in_flight, stop, has_workers):
         record = outcome.record
         if outcome.arrays is not None:
             directory.commit_tile(record.row, record.col, outcome.arrays, record.to_json())
@@ -219,7 +224,12 @@ def _do_tiles(
 
 
 def _outcomes(
-    work: Work, todo: list[Step], pool: Executor | None, in_flight: int, stop: threading.Event
+    work: Work,
+    todo: list[Step],
+    pool: Executor | None,
+    in_flight: int,
+    stop: threading.Event,
+    has_workers: Callable[[], bool],
 ) -> Iterator[Outcome]:
     """Each tile's outcome as it comes. After `stop`, only those of the tiles in flight."""
     if not todo:
@@ -233,7 +243,7 @@ def _outcomes(
         return
     blob = pickle.dumps(work)
     suspects: list[Step] = []
-    for step, future in _completed(pool, blob, todo, in_flight, stop):
+    for step, future in _completed(pool, blob, todo, in_flight, stop, has_workers):
         try:
             yield future.result()
         except CancelledError as error:
@@ -244,7 +254,7 @@ def _outcomes(
             if not _is_lost(error):
                 raise
             suspects.append(step)  # its worker died, which may be the fault of a neighbour on the same worker
-    for step, future in _completed(pool, blob, suspects, 1, stop):  # alone: who dies now has only itself to blame
+    for step, future in _completed(pool, blob, suspects, 1, stop, has_workers):  # alone: who dies now did it
         try:
             yield future.result()
         except Exception as error:
@@ -255,7 +265,12 @@ def _outcomes(
 
 
 def _completed(
-    pool: Executor, blob: bytes, steps: list[Step], in_flight: int, stop: threading.Event
+    pool: Executor,
+    blob: bytes,
+    steps: list[Step],
+    in_flight: int,
+    stop: threading.Event,
+    has_workers: Callable[[], bool],
 ) -> Iterator[tuple[Step, Future[Outcome]]]:
     """Futures as they end, never more than `in_flight` at once."""
     waiting: dict[Future[Outcome], Step] = {}
@@ -264,15 +279,39 @@ def _completed(
             break
         waiting[pool.submit(work_on, blob, *step)] = step
         while len(waiting) >= in_flight:
-            yield from _drain(waiting)
+            yield from _drain(waiting, stop, has_workers)
     while waiting:
-        yield from _drain(waiting)
+        yield from _drain(waiting, stop, has_workers)
 
 
-def _drain(waiting: dict[Future[Outcome], Step]) -> Iterator[tuple[Step, Future[Outcome]]]:
-    done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+def _drain(
+    waiting: dict[Future[Outcome], Step], stop: threading.Event, has_workers: Callable[[], bool]
+) -> Iterator[tuple[Step, Future[Outcome]]]:
+    """What has ended, at least one; nothing more where nobody is at work and the user wants to stop.
+
+    Raises:
+        RemoteError: The cluster has been without workers for `NO_WORKERS_S`.
+    """
+    seen = time.monotonic()
+    while not (done := wait(waiting, timeout=POLL_S, return_when=FIRST_COMPLETED).done):
+        if has_workers():
+            seen = time.monotonic()
+        elif stop.is_set():
+            waiting.clear()
+            return
+        elif time.monotonic() - seen > NO_WORKERS_S:
+            raise RemoteError(
+                "the cluster has no workers; start some, and the same command goes on from the committed tiles"
+            )
     for future in done:
         yield waiting.pop(future), future
+
+
+def _has_workers(client: DaskClient) -> bool:
+    try:
+        return bool(client.nthreads())
+    except OSError:  # the scheduler is gone, which its futures will say as well
+        return False
 
 
 def _is_lost(error: Exception) -> bool:
@@ -295,7 +334,7 @@ def _origin(job: Job) -> tuple[str | None, str | None]:
 
 
 def detect(
-    source: str | PathLike[str] | list[str],
+    source: Paths | Source,
     model: str | PathLike[str] | Predicts = "buildings",
     *,
     batch_size: int | Literal["auto"] = "auto",
@@ -307,7 +346,7 @@ def detect(
     """Building footprints of imagery, in this process, as a frame.
 
     Args:
-        source: One raster or several.
+        source: One raster or several, or a source opened for this model.
         model: A name, a directory or a predictor.
         batch_size: Chips a forward pass, or auto.
         tile: Cores on a side of a tile.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,15 +50,16 @@ class Region:
         return cls(shapely.box(*(grid.bounds() if bounds is None else bounds)), grid.crs)
 
     @classmethod
-    def from_bbox(cls, bbox: Sequence[float], crs: str | CRS = "EPSG:4326") -> Region:
-        """A box minx, miny, maxx, maxy. In degrees west > east crosses the antimeridian, and becomes two boxes.
+    def from_bbox(cls, bbox: Sequence[float] | str, crs: str | CRS = "EPSG:4326") -> Region:
+        """A box minx, miny, maxx, maxy, also as text with commas. In degrees west > east crosses the antimeridian, and
+        becomes two boxes.
 
         Raises:
             ConfigError: Not four finite numbers in the right order.
         """
-        system = _parse_crs(crs)
+        system = parse_crs(crs)
         try:
-            west, south, east, north = (float(value) for value in bbox)
+            west, south, east, north = (float(value) for value in (bbox.split(",") if isinstance(bbox, str) else bbox))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"bbox {bbox!r}: needs four numbers minx,miny,maxx,maxy") from error
         text = f"bbox {west:.10g},{south:.10g},{east:.10g},{north:.10g}"
@@ -97,6 +98,29 @@ class Region:
             raise SourceError(f"{file}: region cannot be read: {error.strerror or error}") from error
         geometries, crs = _read_geojson(file) if _is_json(head) else _read_features(file, head)
         return cls(_join(geometries, str(file)), crs)
+
+    @classmethod
+    def from_geometry(cls, shape: Any, crs: str | CRS = "EPSG:4326") -> Region:
+        """All polygons of what a notebook holds, joined: a GeoDataFrame, a GeoSeries, a shapely geometry or a GeoJSON dict.
+
+        Args:
+            shape: The polygons.
+            crs: Of a shapely geometry; the others bring their own.
+
+        Raises:
+            ConfigError: Something else, or a table without a coordinate system.
+            SourceError: No polygon in it.
+        """
+        if isinstance(shape, BaseGeometry):
+            return cls(_join([shape], "region"), parse_crs(crs))
+        if isinstance(shape, Mapping):
+            geometries, system = _parse_geojson(shape, "region")
+            return cls(_join(geometries, "region"), system)
+        if not (hasattr(shape, "geometry") and hasattr(shape, "crs")):
+            raise ConfigError(f"region of type {type(shape).__name__}: give a file, a GeoDataFrame, a geometry or a Region")
+        if shape.crs is None:
+            raise ConfigError("region: its table names no coordinate system; set one with set_crs")
+        return cls(_join(shape.geometry, "region"), parse_crs(shape.crs))
 
     def describe(self) -> dict[str, object]:
         """What identifies it: coordinate system and exact shape (hexadecimal WKB)."""
@@ -177,7 +201,7 @@ def region_on(region: Region | None, grid: Grid, source_bounds: Bounds | None = 
     shared = shapely.intersection(asked, imagery).area
     if shared <= 0:
         raise RegionError(
-            f"the region {_text(region.geometry.bounds)} lies outside all imagery {_text(imagery.bounds)} "
+            f"the region {_parts_text(region.geometry)} lies outside all imagery {_text(imagery.bounds)} "
             f"({region.crs.to_string() if region.crs.to_epsg() else region.crs.name}; minx,miny,maxx,maxy)"
         )
     edges = _edges(_join([_project(common, region.crs, grid.crs)], "region"), grid)
@@ -276,11 +300,18 @@ def _read_geojson(file: Path) -> tuple[list[BaseGeometry], CRS]:
     """RFC 7946, and the `crs` member of its predecessor. Read here, since OGR's drivers for JSON can follow links."""
     try:
         document = json.loads(file.read_text(encoding="utf-8-sig"))
-        named = document.get("crs") if isinstance(document, dict) else None
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{file}: not a GeoJSON that can be read: {error}") from error
+    return _parse_geojson(document, str(file))
+
+
+def _parse_geojson(document: Any, name: str) -> tuple[list[BaseGeometry], CRS]:
+    try:
+        named = document.get("crs") if isinstance(document, Mapping) else None
         crs = CRS.from_user_input(named["properties"]["name"]) if named else CRS.from_epsg(4326)
         return [shapely.geometry.shape(geometry) for geometry in _geometries(document)], crs
-    except (ValueError, KeyError, TypeError, AttributeError, CRSError, shapely.errors.ShapelyError) as error:
-        raise SourceError(f"{file}: not a GeoJSON that can be read: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, CRSError, RecursionError, shapely.errors.ShapelyError) as error:
+        raise SourceError(f"{name}: not a GeoJSON that can be read: {error}") from error
 
 
 def _geometries(document: Any) -> list[Any]:
@@ -316,11 +347,25 @@ def _read_features(file: Path, head: bytes) -> tuple[list[BaseGeometry], CRS]:
     return list(frame.geometry), frame.crs
 
 
-def _parse_crs(crs: str | CRS) -> CRS:
+def parse_crs(crs: str | CRS) -> CRS:
+    """A coordinate system with x and y on the ground.
+
+    Raises:
+        ConfigError: Not one that PROJ knows, or one of heights or of the earth's centre.
+    """
     try:
-        return CRS.from_user_input(crs)
+        system = CRS.from_user_input(crs)
     except CRSError as error:
-        raise ConfigError(f"{crs!r}: not a coordinate system; name it like EPSG:4326") from error
+        raise ConfigError(f"{crs!r}: not a coordinate system that PROJ knows; name it like EPSG:4326") from error
+    if not (system.is_projected or system.is_geographic):
+        raise ConfigError(f"{crs!r}: {system.name} ({system.type_name}) has no x and y on the ground; try EPSG:4326")
+    return system
+
+
+def _parts_text(geometry: BaseGeometry) -> str:
+    """Bounds; of both parts where a box crosses the antimeridian: together they would span the world."""
+    parts = shapely.get_parts(geometry)
+    return " and ".join(_text(part.bounds) for part in parts) if len(parts) == 2 else _text(geometry.bounds)
 
 
 def _text(bounds: Bounds) -> str:

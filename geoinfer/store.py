@@ -34,7 +34,8 @@ from geoinfer.errors import GeoinferError, OutputError, ResourceError
 Json = dict[str, Any]
 Arrays = Mapping[str, npt.NDArray[Any]]
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""What the system says when a disk, a quota or a limit is full."""
 _ROW = "__row__"
 _hits: dict[str, int] = {}
 
@@ -63,7 +64,7 @@ def output_errors(path: Path) -> Iterator[None]:
     except GeoinferError:
         raise
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise ResourceError(f"{path}: no space left: {error.strerror}; free some and run it again") from error
         raise OutputError(f"{path}: cannot write: {error.strerror or error}; check the path and its permissions") from error
 

@@ -36,9 +36,11 @@ BAND = 512
 """Rows burnt at a time: bounds the memory that the samples take."""
 GLYPHS = {
     "0": "75557", "1": "26227", "2": "71747", "3": "71717", "4": "55711", "5": "74717", "6": "74757", "7": "71244",
-    "8": "75757", "9": "75717", "m": "00755", "k": "45655", " ": "00000", ".": "00002",
+    "8": "75757", "9": "75717", "k": "45655", " ": "00000", ".": "00002",
 }  # fmt: skip
-"""Five rows of three bits for each character that a scale bar needs."""
+"""Five rows of three bits, an octal digit each, for each character that a scale bar needs."""
+WIDE = {"m": ("00000", "00000", "11010", "10101", "10101")}
+"""Characters that three bits cannot show."""
 
 
 def draw(
@@ -165,7 +167,11 @@ def _scale_bar(picture: NDArray[np.uint8], scale_m: float) -> None:
     text = f"{length_m / 1000:g} km" if length_m >= 1000 else f"{length_m:g} m"
     bar = round(length_m / scale_m)
     rows, cols = 14 * size, bar + 8 * size
-    if rows + 8 * size > height or cols + 8 * size > width or any(letter not in GLYPHS for letter in text):
+    if (
+        rows + 8 * size > height
+        or cols + 8 * size > width
+        or any(letter not in GLYPHS and letter not in WIDE for letter in text)
+    ):
         return
     top, left = height - rows - 4 * size, 4 * size
     panel = picture[:, top : top + rows, left : left + cols]
@@ -173,9 +179,10 @@ def _scale_bar(picture: NDArray[np.uint8], scale_m: float) -> None:
     panel[:, 10 * size : 12 * size, 4 * size : 4 * size + bar] = 255
     at = 4 * size
     for letter in text:
-        bits = np.array([[int(row) >> (2 - col) & 1 for col in range(3)] for row in GLYPHS[letter]], bool)
+        rows_of = WIDE.get(letter) or [f"{int(row):03b}" for row in GLYPHS[letter]]
+        bits = np.array([[bit == "1" for bit in row] for row in rows_of])
         big = np.repeat(np.repeat(bits, size, axis=0), size, axis=1)
-        if at + 3 * size > cols:
+        if at + big.shape[1] > cols:
             return
-        panel[:, 2 * size : 7 * size, at : at + 3 * size][:, big] = 255
-        at += 4 * size
+        panel[:, 2 * size : 7 * size, at : at + big.shape[1]][:, big] = 255
+        at += big.shape[1] + size

@@ -19,7 +19,7 @@ from geoinfer.detection import Detection, Predicts, TileRecord, detect_tile, fai
 from geoinfer.errors import ConfigError, OutputError, RemoteError, ResourceError, SafetyError
 from geoinfer.grid import Tile, Window
 from geoinfer.job import Execution, Job
-from geoinfer.store import RunDirectory, failpoint
+from geoinfer.store import FULL, RunDirectory, failpoint
 from geoinfer.vector.stitch import TileResult
 
 TRANSIENT = (RemoteError, ConnectionError, TimeoutError)
@@ -103,6 +103,9 @@ def attempt(tile: Tile, window: Window, detection: Detection, retries: int) -> t
         except Exception as error:
             if isinstance(error, MemoryError) or is_device_broken(error):
                 raise
+            if isinstance(error, OSError) and error.errno in FULL:  # not the output, which says so itself: numba's cache
+                where = error.filename or "a temporary file"
+                raise ResourceError(f"{where}: no space left: {error.strerror}; free some and run it again") from error
             return None, _failed(tile, window, detection, error)
     raise AssertionError("unreachable: the last attempt returns")
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from geoinfer.model.registry import find_model
 pytestmark = pytest.mark.fault
 
 WriteRaster = Callable[..., Path]
+CACHE_FAILS = 9_001
+"""Bytes a file may have where the first that is too long is one of numba's."""
 Refused = Callable[..., str]
 
 
@@ -242,3 +247,86 @@ def test_no_source_and_no_output(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("flags", [["--workers", "-1"], ["--tile", "x"], ["--stretch", "1"], ["--precision", "fp8"]])
 def test_settings_that_cannot_work(write_raster: WriteRaster, refused: Refused, flags: list[Any]) -> None:
     assert flags[0] in refused(write_raster(), *flags, status=2)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:5773", "EPSG:4978"])
+def test_heights_and_the_earths_centre_are_no_coordinates_of_maps(
+    write_raster: WriteRaster, refused: Refused, crs: str
+) -> None:
+    scene = write_raster()
+    assert crs in refused(scene, "--crs", crs, status=2)
+    assert crs in refused(scene, "--bbox=0,0,1,1", "--bbox-crs", crs, status=2)
+
+
+def test_a_region_nested_without_end(write_raster: WriteRaster, refused: Refused, tmp_path: Path) -> None:
+    path = tmp_path / "deep.geojson"
+    path.write_text("[" * 100_000)
+    assert "deep.geojson" in refused(write_raster(), "--region", str(path), status=4)
+
+
+def test_a_box_across_the_antimeridian_is_named_as_its_two_halves(write_raster: WriteRaster, refused: Refused) -> None:
+    line = refused(write_raster(), "--bbox=179,-18,-179,-17", status=4)
+    assert "(179, -18, 180, -17) and (-180, -18, -179, -17)" in line
+
+
+def test_ground_control_points_alone(tmp_path: Path, refused: Refused) -> None:
+    import rasterio
+    from rasterio.control import GroundControlPoint
+
+    corners = [(0, 0), (0, 32), (32, 0), (32, 32)]
+    points = [GroundControlPoint(row, col, 700_000 + col, 620_000 - row) for row, col in corners]
+    path = tmp_path / "gcp.tif"
+    profile = {"driver": "GTiff", "count": 3, "height": 32, "width": 32, "dtype": "uint8"}
+    with rasterio.open(path, "w", gcps=points, crs="EPSG:32630", **profile) as file:
+        file.write(np.ones((3, 32, 32), np.uint8))
+    assert "gdalwarp" in refused(path, status=4)
+
+
+@pytest.mark.parametrize("bands", ["1", "1,2"])
+def test_bands_that_do_not_fit_the_model(write_raster: WriteRaster, refused: Refused, bands: str) -> None:
+    assert "expects 3 bands" in refused(write_raster(), "--bands", bands, status=2)
+
+
+@pytest.mark.parametrize("limit", [9_000, CACHE_FAILS])
+def test_a_full_disk_leaves_nothing_half_written(write_raster: WriteRaster, tmp_path: Path, limit: int) -> None:
+    scene = write_raster(pixels=np.random.default_rng(0).integers(0, 256, (3, 256, 256), np.uint8))
+    out = tmp_path / "RUN"
+    arguments = ["run", str(scene), "-o", str(out), "--model", "tiny", "--workers", "0", "--tile", "1", "-q"]
+    code = (
+        "import resource, signal, sys\n"
+        "from geoinfer.cli.main import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "numba")} if limit == CACHE_FAILS else None
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 7, done.stderr
+    assert "no space left" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (out / "_SUCCESS").exists()
+    assert not list((out / "tmp").iterdir())
+    assert main(arguments) == 0  # with space again it goes on
+
+
+def test_a_region_partly_outside_is_reported(
+    write_raster: WriteRaster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "RUN"
+    box = "700064,619872,700192,620000"  # half of it beyond the right edge
+    arguments = [str(write_raster()), "--model", "tiny", "--bbox", box, "--bbox-crs", "EPSG:32630"]
+    assert main(["run", *arguments, "--workers", "0", "-o", str(out)]) == 0
+    assert "50 % of the region lies within the imagery" in capsys.readouterr().err
+    assert json.loads((out / "run.json").read_text())["region_covers"] == pytest.approx(0.5)
+    assert main(["plan", *arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["covers"] == pytest.approx(0.5)
+
+
+def test_imagery_too_coarse_for_the_model_is_reported(
+    write_raster: WriteRaster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = write_raster(pixels=np.zeros((3, 8, 8), np.uint8), gsd=10.0)
+    assert main(["run", str(scene), "--model", "tiny", "--workers", "0", "-o", str(tmp_path / "RUN")]) == 0
+    assert "pixels of 10 m, model tiny is made for 0.5 m" in capsys.readouterr().err

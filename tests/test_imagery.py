@@ -606,3 +606,20 @@ def test_files_beside_the_raster_change_nothing(tmp_path: Path) -> None:
     source = open_raster(path, gsd=0.3)
     assert source.describe() == before
     assert source.read(source.placement.windows[0]).valid.all()
+
+
+@pytest.mark.parametrize("west", [179.9996, 190.0])
+def test_a_raster_in_degrees_beyond_the_antimeridian_is_read_whole(tmp_path: Path, west: float) -> None:
+    step = 0.3 / 111_320
+    there, back = (
+        open_raster(
+            write(tmp_path / f"{lon}.tif", pattern(300, 400), "EPSG:4326", Affine(step, 0, lon, 0, -step, 1.0)), gsd=0.3
+        )
+        for lon in (west, west - 360.0)  # the same place, counted from the other side
+    )
+    assert there.grid == back.grid
+    a, b = there.read(there.grid.window), back.read(back.grid.window)
+    assert a.valid.sum() == pytest.approx(300 * 400, rel=0.02)
+    assert np.array_equal(a.valid, b.valid)
+    assert (a.pixels != b.pixels).mean() < 1e-3  # longitudes round differently
+    assert np.abs(a.pixels.astype(int) - b.pixels).max() <= 1

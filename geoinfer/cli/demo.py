@@ -11,7 +11,7 @@ from geoinfer.cli.interrupt import soft_stop
 from geoinfer.cli.printing import emit_json, say
 from geoinfer.cli.progress import shown
 from geoinfer.cli.run import summary
-from geoinfer.errors import OutputError
+from geoinfer.errors import Interrupted, OutputError
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -36,7 +36,6 @@ def demo(
     Under a minute on two cores; no network, no GPU, no data. A second time, DIR/run is replaced.
     """
     from geoinfer.job import Execution, make_job
-    from geoinfer.pipeline import Interrupted
     from geoinfer.pipeline import run as start
     from geoinfer.scenes import generate_scene, write_scene
 

@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
 
-from geoinfer.cli.printing import say
+from geoinfer.cli.printing import say, talks_to_a_person
 
+SHOW_CURSOR = b"\x1b[?25h\n"
+"""For a terminal: the progress bar hides the cursor, and has no time to give it back."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -40,6 +42,8 @@ def soft_stop() -> Iterator[Stop]:
 
     def handle(number: int, _frame: FrameType | None) -> None:
         if stop.event.is_set():
+            if talks_to_a_person():
+                os.write(2, SHOW_CURSOR)
             os._exit(128 + number)  # the second time means now: committed tiles are on disk, workers notice and leave
         stop.number = number
         stop.event.set()

@@ -18,7 +18,7 @@ import typer
 from geoinfer.cli.interrupt import soft_stop
 from geoinfer.cli.printing import bytes_text, duration_text, emit_json, emit_pairs, say
 from geoinfer.cli.progress import shown
-from geoinfer.errors import ConfigError
+from geoinfer.errors import ConfigError, Interrupted
 
 if TYPE_CHECKING:
     from geoinfer.cli.options import RunOptions
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 WHAT, HOW, MANNERS = "What is found", "How it is worked through", "Manners"
 
+COARSE = 2.0
+"""Pixels this many times the model's show less than the model was made for."""
+ROUNDING = 1e-6
+"""Share of a region that a bounding box in other coordinates may be off by."""
 MOST_WORKERS = 1024
 """No machine has more cores or GPUs that are worth a process each."""
 
@@ -208,8 +212,6 @@ def _plan(options: RunOptions, as_json: bool) -> int:
 
 
 def _run(options: RunOptions, out: str, command: list[str], *, as_json: bool, quiet: bool, verbose: bool) -> int:
-    from geoinfer.pipeline import Interrupted
-
     since = time.monotonic()
     with soft_stop() as stop:
         try:
@@ -236,6 +238,9 @@ def _work(options: RunOptions, out: str, stop: threading.Event, *, quiet: bool, 
     tiles = count_up_to(job.tiles(execution.tile), MOST_WORKERS)
     if verbose:
         say(f"{job.spec.name} {job.spec.version} on {job.device} in {job.precision}, tiles of {execution.tile} cores a side")
+    if not quiet:
+        for note in notes(job):
+            say(f"geoinfer: {note}")
     with _client(options, job.device, tiles) as client, shown(quiet) as show:
         if verbose and client is not None:
             say(f"{sum(client.nthreads().values())} worker threads, scheduler {client.scheduler.address}")
@@ -254,8 +259,17 @@ def _client(options: RunOptions, device: str, tiles: int) -> Iterator[Any]:
     if wanted == 0 and options.scheduler is None:
         yield None
         return
-    with connect(wanted, options.scheduler, device=device) as client:
+    with connect(None if options.scheduler else wanted, options.scheduler, device=device) as client:
         yield client
+
+
+def notes(job: Job) -> Iterator[str]:
+    """What a user should know of a job before it starts, one line each."""
+    covers, size = job.region.covers, job.source.describe().get("gsd")
+    if covers < 1 - ROUNDING:
+        yield f"{100 * covers:.3g} % of the region lies within the imagery; outside it nobody looks"
+    if isinstance(size, float) and size > COARSE * job.spec.gsd:
+        yield f"the imagery has pixels of {size:.3g} m, model {job.spec.name} is made for {job.spec.gsd:g} m: expect little"
 
 
 def count_up_to(items: Iterator[object], most: int) -> int:

@@ -126,8 +126,8 @@ def _shared_crs(files: Sequence[RasterFile]) -> CRS:
     for other in files[1:]:
         if other.crs != first.crs:
             raise SourceError(
-                f"{first.name} is in {_label(first.crs)}, {other.name} in {_label(other.crs)}: rasters of one run share a "
-                "coordinate system; warp one of them (gdalwarp -t_srs), or run them apart"
+                f"{first.name} is in {label_of(first.crs)}, {other.name} in {label_of(other.crs)}: rasters of one run share "
+                "a coordinate system; warp one of them (gdalwarp -t_srs), or run them apart"
             )
     return first.crs
 
@@ -172,7 +172,8 @@ def _union(boxes: Sequence[tuple[float, float, float, float]]) -> tuple[float, f
     return min(left), min(bottom), max(right), max(top)
 
 
-def _label(crs: CRS) -> str:
+def label_of(crs: CRS) -> str:
+    """`EPSG:code` where there is one, else the name."""
     code = crs.to_epsg()
     return f"EPSG:{code}" if code is not None else repr(crs.name)
 
@@ -205,7 +206,9 @@ def _centre_lonlat(crs: CRS, bounds: tuple[float, float, float, float]) -> tuple
     else:
         lon, lat = Proj(crs)(x, y, inverse=True)
     if not (math.isfinite(lon) and abs(lat) <= 90.0 and abs(lon) <= 540.0):
-        raise SourceError(f"the imagery's centre ({x:.10g}, {y:.10g}) lies outside {_label(crs)}: its georeference is wrong")
+        raise SourceError(
+            f"the imagery's centre ({x:.10g}, {y:.10g}) lies outside {label_of(crs)}: its georeference is wrong"
+        )
     return lon, lat
 
 
@@ -232,7 +235,7 @@ def _project_bounds(file: RasterFile, crs: CRS) -> tuple[float, float, float, fl
         return bounds_of(file)
     xs, ys = Transformer.from_crs(file.crs, crs, always_xy=True).transform(*outline(file.transform, file.window, 65))
     if not (np.isfinite(xs).all() and np.isfinite(ys).all()):
-        raise SourceError(f"{file.name}: reaches beyond what {_label(crs)} can show; cut it into narrower rasters")
+        raise SourceError(f"{file.name}: reaches beyond what {label_of(crs)} can show; cut it into narrower rasters")
     return float(xs.min()), float(ys.min()), float(xs.max()), float(ys.max())
 
 
@@ -254,6 +257,6 @@ def _check_width(grid: Grid, bounds: tuple[float, float, float, float]) -> None:
         lon, lat = Proj(grid.crs)(x, y, inverse=True)
         if _scale_error(grid.crs, lon, lat) > _EDGE_TOLERANCE:
             raise SourceError(
-                f"the imagery is too wide for one grid: metres of {_label(grid.crs)} are off by more than "
+                f"the imagery is too wide for one grid: metres of {label_of(grid.crs)} are off by more than "
                 f"{_EDGE_TOLERANCE:.0%} at its edge; cut it into narrower rasters"
             )

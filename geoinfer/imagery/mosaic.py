@@ -11,7 +11,7 @@ from pyproj import CRS, Transformer
 
 from geoinfer.errors import ConfigError, SourceError
 from geoinfer.grid import Grid, Window
-from geoinfer.imagery.grids import Placement, bounds_of, ground_pixel_size, place
+from geoinfer.imagery.grids import Placement, bounds_of, ground_pixel_size, label_of, place
 from geoinfer.imagery.raster import RasterFile, hash_file, inspect, read_pixels
 from geoinfer.imagery.source import Image
 from geoinfer.imagery.stretch import Stretch, estimate_stretch
@@ -50,6 +50,14 @@ class RasterSource:
     rasters: tuple[NativeRaster | WarpedRaster, ...]
     """In order of priority."""
     resampling: str
+
+    def __repr__(self) -> str:
+        names = ", ".join(raster.file.name for raster in self.rasters[:3]) + ", ..." * (len(self.rasters) > 3)
+        grid = self.grid
+        how = "native" if self.placement.native else self.resampling
+        return (
+            f"<RasterSource {names}: {grid.height} x {grid.width} px of {grid.pixel_size:g} in {label_of(grid.crs)}, {how}>"
+        )
 
     @property
     def grid(self) -> Grid:

@@ -288,6 +288,8 @@ def _dtype_of(file: Path, dataset: DatasetReader, bands: tuple[int, ...]) -> str
 
 def _crs_of(file: Path, dataset: DatasetReader, assume_crs: str | CRS | None) -> CRS:
     try:
+        if dataset.gcps[0] and dataset.transform.is_identity:
+            raise SourceError(f"{file}: only ground control points, no georeference; gdalwarp makes a raster of them")
         if dataset.crs is not None and dataset.crs.to_wkt():
             crs = CRS.from_wkt(dataset.crs.to_wkt())
         elif assume_crs is not None:
@@ -312,8 +314,6 @@ def _crs_of(file: Path, dataset: DatasetReader, assume_crs: str | CRS | None) ->
 def _transform_of(file: Path, dataset: DatasetReader) -> Affine:
     transform = Affine(*dataset.transform[:6])
     if transform == Affine.identity():
-        if dataset.gcps[0]:
-            raise SourceError(f"{file}: only ground control points, no georeference; gdalwarp makes a raster of them")
         raise SourceError(f"{file}: no georeference; set it with gdal_edit.py -a_ullr")
     if not all(map(math.isfinite, transform[:6])) or transform.is_degenerate:
         raise SourceError(f"{file}: its georeference {tuple(transform[:6])} maps pixels onto nothing")

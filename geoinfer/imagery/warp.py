@@ -31,7 +31,7 @@ from rasterio.warp import reproject
 
 from geoinfer.errors import SourceError
 from geoinfer.grid import Grid, Window
-from geoinfer.imagery.grids import outline
+from geoinfer.imagery.grids import bounds_of, outline
 from geoinfer.imagery.raster import RasterFile, environment, read_pixels, reason_of
 from geoinfer.imagery.source import FILL, Image
 from geoinfer.imagery.stretch import Stretch
@@ -294,8 +294,24 @@ def _source_pixels(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(rows, cols) in the raster of 9 x 9 points over a window whose corner `transform` places in the grid's system."""
     xs, ys = _project(grid.crs, file.crs, *outline(transform, Window(0, 0, window.height, window.width), 9))
+    xs = _on_its_turn(file, xs)
     inverse = ~file.transform
     return inverse.d * xs + inverse.e * ys + inverse.f, inverse.a * xs + inverse.b * ys + inverse.c
+
+
+def _on_its_turn(file: RasterFile, xs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Longitudes as a raster in degrees counts them that reaches beyond the antimeridian: PROJ's end at 180.
+
+    GDAL does the same by itself for the pixels (CENTER_LONG).
+    """
+    if not file.crs.is_geographic:
+        return xs
+    half_turn = math.pi / float(file.crs.axis_info[0].unit_conversion_factor)
+    west, _, east, _ = bounds_of(file)
+    if -half_turn <= west and east <= half_turn:
+        return xs
+    middle = (west + east) / 2.0
+    return (xs - middle + half_turn) % (2.0 * half_turn) - half_turn + middle
 
 
 def _reduce(

@@ -31,14 +31,16 @@ def polygonize(
     """The polygons of a mask, in the order of their first pixels.
 
     Args:
-        mask: (H, W) bool or integer; not zero is foreground.
+        mask: (H, W) bool or integer; not zero is foreground, masked pixels of a masked array are not.
         transform: (col, row) -> (x, y) for the geometries; None: pixels.
         prob: (H, W) uint8 to add up in each polygon; without it each pixel counts 255.
         valid: (H, W) bool, pixels that were computed; others are never foreground. What lies outside the array was not
             computed either, so polygons at its edge are truncated.
         offset: (row, col) of the array's first pixel, added to coordinates and first pixels.
     """
-    found = label_components(mask, prob, valid)
+    if transform is not None and not isinstance(transform, Affine):
+        raise ConfigError(f"transform of type {type(transform).__name__}: give an Affine, as a dataset's transform is")
+    found = label_components(np.ma.filled(mask, 0), prob, valid)
     truncated = found.truncated.copy()
     for side in found.sides():
         truncated[side[side >= 0]] = True
