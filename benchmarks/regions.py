@@ -148,6 +148,7 @@ def _row_name(image: str, aoi_name: str) -> str:
         "inria_samples": stem.partition("_")[2].split("_")[0].split("-")[0].rstrip("0123456789").capitalize(),
         "spacenet2_samples": stem.split("_")[0].capitalize(),
         "water_scenes": stem.split("_")[0].capitalize(),
+        "dubai_uae_hitl": "held out" if stem[:2] in ("t7", "t8") else "trained on",  # the recipe's negatives
     }
     return f"{NAMES.get(folder, folder)} {words.get(folder, '')}".strip()
 
@@ -347,7 +348,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="buildings", help="name or folder")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("GEOINFER_DATA", "../shared/data")))
-    parser.add_argument("--splits", default="test", choices=["test", "val", "train", "water", "all"])
+    parser.add_argument("--splits", default="test", choices=["test", "val", "train", "water", "report", "all"])
     parser.add_argument("--only", default="", help="only places whose name or image holds this, whatever the case")
     parser.add_argument("--threshold", type=float, help="instead of the model's")
     parser.add_argument("--thresholds", default="", help="several, with commas: one table for each")
@@ -355,7 +356,12 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto")
     options = parser.parse_args()
-    splits = {"all": ("test", "val", "train", "water_test"), "test": ("test", "water_test"), "water": ("water_test",)}
+    splits = {
+        "all": ("test", "val", "train", "water_test"),
+        "test": ("test", "water_test"),
+        "water": ("water_test",),
+        "report": ("test", "val", "water_test"),
+    }
     from geoinfer.model.predictor import load_predictor
 
     predictor = load_predictor(options.model, device=options.device, precision=options.precision)

@@ -212,6 +212,11 @@ def test_places_combine_to_what_they_give_together() -> None:
         combine([])
 
 
+def test_an_area_without_a_building_is_an_answer() -> None:
+    empty = evaluate(frame(blocks(2)), frame([]), aoi=frame([box(*ORIGIN, *(xy + 5 for xy in ORIGIN)).buffer(500)]))
+    assert (empty.n_truth, empty.tp, empty.recall) == (0, 0, 0.0)
+
+
 def test_bad_input_says_what_is_wrong() -> None:
     some = frame(blocks(2))
     with pytest.raises(ConfigError, match="truth has no coordinate system"):

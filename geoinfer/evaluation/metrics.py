@@ -103,7 +103,7 @@ def evaluate(
 
     Raises:
         ConfigError: No coordinate system, a geometry that is no polygon, a threshold outside 0..1, an unknown matching.
-        RegionError: The area of interest is empty, or has nothing in common with either side.
+        RegionError: The area of interest is empty, or lies outside the bounds of the truth.
     """
     sides = _match(pred, truth, aoi, iou, matching)
     guesses, facts, pairs = sides.pred, sides.truth, sides.pairs
@@ -258,10 +258,10 @@ def _match(
         area = shapely.union_all(_polygons(aoi, crs, "aoi").shapes)
         if area.is_empty:
             raise RegionError("the area of interest is empty; give at least one polygon")
-        had = len(guesses.shapes) + len(facts.shapes)
+        # An area without a building is an answer; one far from all the truth is a mistake.
+        if len(facts.shapes) and not shapely.box(*shapely.total_bounds(facts.shapes)).intersects(shapely.box(*area.bounds)):
+            raise RegionError(f"the area of interest {_box(aoi)} has nothing in common with the true footprints {_box(truth)}")
         guesses, facts = _clip(guesses, area), _clip(facts, area)
-        if had and not len(guesses.shapes) + len(facts.shapes):
-            raise RegionError(f"the area of interest {_box(aoi)} has nothing in common with the footprints {_box(truth)}")
         aoi_area = float(area.area * unit_m2)
     overlap = pairs_of(guesses.shapes, facts.shapes)
     pairs = match(overlap, iou, matching)
