@@ -126,6 +126,13 @@ def _stop_after(steps: int):  # type: ignore[no-untyped-def]
     return follow
 
 
+def test_a_fit_can_start_from_anothers_weights(tmp_path: Path) -> None:
+    first = fit(RECIPE, None, tmp_path / "first", log=lambda _: None)
+    still = RECIPE.model_copy(update={"start": str(first), "learning_rate": 1e-12, "steps": 1})
+    second = torch.load(fit(still, None, tmp_path / "second", log=lambda _: None), weights_only=True)
+    assert torch.allclose(torch.load(first, weights_only=True)["layers.0.weight"], second["layers.0.weight"], atol=1e-6)
+
+
 def test_two_processes_train_together(tmp_path: Path) -> None:
     recipe = RECIPE.model_copy(update={"processes": 2, "steps": 2})
     state = torch.load(fit(recipe, None, tmp_path), weights_only=True)

@@ -260,7 +260,9 @@ def _match(
             raise RegionError("the area of interest is empty; give at least one polygon")
         # An area without a building is an answer; one far from all the truth is a mistake.
         if len(facts.shapes) and not shapely.box(*shapely.total_bounds(facts.shapes)).intersects(shapely.box(*area.bounds)):
-            raise RegionError(f"the area of interest {_box(aoi)} has nothing in common with the true footprints {_box(truth)}")
+            raise RegionError(
+                f"the area of interest {_box(aoi)} has nothing in common with the true footprints {_box(truth)}"
+            )
         guesses, facts = _clip(guesses, area), _clip(facts, area)
         aoi_area = float(area.area * unit_m2)
     overlap = pairs_of(guesses.shapes, facts.shapes)

@@ -148,6 +148,8 @@ def _train(
     network = build_network(recipe.network.architecture, **recipe.network.arguments)
     if recipe.network.pretrained:
         load_imagenet_encoder(network, imagenet_weights())  # type: ignore[arg-type]
+    if recipe.start is not None:
+        network.load_state_dict(torch.load(recipe.start, map_location="cpu", weights_only=True))
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = {k: v.detach().clone().float() for k, v in network.state_dict().items()}
     encoder = [p for n, p in network.named_parameters() if n.startswith(("stem", "blocks"))]

@@ -68,6 +68,8 @@ class Recipe(_Strict):
     checkpoint: int = Field(default=250, gt=0)
     """Steps between checkpoints."""
     seed: int = 0
+    start: str | None = None
+    """Weights to start from: an `average.pt` of another fit of the same network, relative to the working folder."""
     network: NetworkRecipe = NetworkRecipe()
     sources: tuple[SourceRecipe, ...] = ()
     generated: GeneratedRecipe = GeneratedRecipe(weight=0, scenes=0)
