@@ -1,7 +1,7 @@
 """Footprints of a labelled place, coloured by what became of them: found and true, found and false, ignored at the border.
 
     GEOINFER_DATA=../shared/data python -m benchmarks.pictures "Zanzibar south" -o docs/zanzibar.png
-    python -m benchmarks.pictures Accra --imagery -o /tmp/accra.png        # to look at; not for the repository
+    python -m benchmarks.pictures Accra --imagery -o accra.png             # to look at; not for the repository
 
 Without `--imagery` the ground is plain: the data set's licence to us does not cover copies of it in this repository.
 """
