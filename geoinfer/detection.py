@@ -113,7 +113,7 @@ def check_fit(source: Source, spec: ModelSpec) -> None:
     if source.bands != len(spec.bands):
         bands = ", ".join(spec.bands)
         raise ConfigError(f"imagery of {source.bands} bands: model {spec.name} expects {len(spec.bands)} bands ({bands})")
-    size = source.grid.pixel_size * source.grid.crs.axis_info[0].unit_conversion_factor
+    size = source.grid.pixel_m
     if abs(size / spec.gsd - 1) > GSD_TOLERANCE or any(at % spec.chips.core for at in source.grid.origin_pixel):
         raise ConfigError(
             f"the imagery was not opened for model {spec.name}, which sees pixels of {spec.gsd:g} m in cores of "

@@ -94,6 +94,11 @@ class Grid:
         return float(self.transform.a)
 
     @property
+    def pixel_m(self) -> float:
+        """Side of a pixel in metres."""
+        return self.pixel_size * float(self.crs.axis_info[0].unit_conversion_factor)
+
+    @property
     def origin_pixel(self) -> tuple[int, int]:
         """(row, col) of pixel (0, 0) counted from the coordinate system's origin: what makes identifiers absolute."""
         return nearest_pixel(-self.transform.f / self.pixel_size), nearest_pixel(self.transform.c / self.pixel_size)

@@ -299,7 +299,7 @@ def plan(job: Job, execution: Execution | None = None) -> Plan:
         cores += sum(1 for c in inside if not c.is_empty and job.region.touches(c))
         read += _round_up(window, spec.core, spec.margin)
     side = execution.tile * spec.core + 2 * spec.margin
-    metres = job.source.grid.pixel_size * job.source.grid.crs.axis_info[0].unit_conversion_factor
+    metres = job.source.grid.pixel_m
     return Plan(
         tiles=tiles,
         cores=cores,

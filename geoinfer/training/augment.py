@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from geoinfer.training.samples import FILL, LabelledScene
+from geoinfer.imagery.source import FILL
+from geoinfer.training.samples import LabelledScene
 from geoinfer.training.targets import VALID
 
 

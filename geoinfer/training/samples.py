@@ -25,11 +25,9 @@ from rasterio.windows import from_bounds, intersection
 from shapely.geometry import shape
 
 from geoinfer.errors import ConfigError, SourceError
+from geoinfer.imagery.source import FILL
 from geoinfer.training.recipe import SourceRecipe
 from geoinfer.training.targets import VALID, encode_targets
-
-FILL = 127
-"""Value of pixels that hold no imagery, as in `imagery`."""
 
 
 @dataclass(frozen=True, slots=True)
