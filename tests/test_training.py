@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from geoinfer.errors import ConfigError, SourceError  # noqa: E402
 from geoinfer.training.augment import augmented_crop, draw_crop  # noqa: E402
-from geoinfer.training.fit import fit, loss_of, main_recipe  # noqa: E402
+from geoinfer.training.fit import _train, fit, loss_of, main_recipe  # noqa: E402
 from geoinfer.training.publish import write_bundle  # noqa: E402
 from geoinfer.training.recipe import Recipe, read_recipe  # noqa: E402
 from geoinfer.training.samples import scene_from_arrays  # noqa: E402
@@ -137,6 +137,18 @@ def test_two_processes_train_together(tmp_path: Path) -> None:
     recipe = RECIPE.model_copy(update={"processes": 2, "steps": 2})
     state = torch.load(fit(recipe, None, tmp_path), weights_only=True)
     assert all(torch.isfinite(v).all() for v in state.values())
+
+
+def test_no_thread_of_the_process_group_outlives_the_fit(tmp_path: Path) -> None:
+    """One that does aborts the interpreter now and then: it asks for Python while Python ends."""
+    recipe = RECIPE.model_copy(update={"processes": 2, "steps": 1})
+    torch.multiprocessing.spawn(_train_and_look, args=(recipe, tmp_path, f"file://{tmp_path}/meet"), nprocs=2)
+
+
+def _train_and_look(rank: int, recipe: Recipe, out: Path, meet: str) -> None:
+    _train(rank, recipe, None, out, meet, lambda _: None)
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    assert not [name for name in names if "gloo" in name], names
 
 
 def test_a_trained_bundle_loads_and_predicts(tmp_path: Path) -> None:

@@ -142,7 +142,6 @@ def _train(
     if together:
         torch.set_num_threads(1)
         cv2.setNumThreads(1)
-        dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=recipe.processes)
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = build_network(recipe.network.architecture, **recipe.network.arguments)
@@ -158,6 +157,10 @@ def _train(
     optimizer = torch.optim.AdamW(
         [{"params": encoder, "lr": rates[0]}, {"params": rest, "lr": rates[1]}], weight_decay=recipe.weight_decay
     )
+    if together:
+        # After the optimizer: making one imports modules of torch whose defaults hold the process group that exists by then,
+        # and its threads would outlive `destroy_process_group` and now and then abort the interpreter on its way out.
+        dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=recipe.processes)
     step, elapsed = 0, 0.0
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
