@@ -6,12 +6,14 @@
     ├── SourceError   OSError     4  imagery, region, mask or weights that cannot be read or do not fit
     ├── RegionError   ValueError  4  the region lies outside all imagery
     ├── TilesFailed   RuntimeError 5 the run finished with more failed tiles than allowed
+    ├── MaskAlarm     RuntimeError 5 a mask layer did what none should, and the user asked for an error then
     ├── RemoteError   OSError     6  a remote gave up; trying again later may help
     ├── ResourceError MemoryError 7  out of memory or disk
     ├── SafetyError   PermissionError 8 refused: reading it could execute code or leave the allowed files
     └── Interrupted   RuntimeError 130 asked to stop; what was done is committed
 
-Each message names the thing, the value and the remedy. All survive pickling: they cross process borders.
+Each message names the thing, the value and the remedy. All survive pickling: they cross process borders. `MaskWarning` is
+the one warning of our own.
 """
 
 from __future__ import annotations
@@ -51,6 +53,16 @@ class TilesFailed(GeoinferError, RuntimeError):
     """The run finished, and more tiles failed than the job allows."""
 
     exit_code = 5
+
+
+class MaskAlarm(GeoinferError, RuntimeError):
+    """A mask layer touches nothing in the region, or removes an implausible share, and `strict_masks` is set."""
+
+    exit_code = 5
+
+
+class MaskWarning(UserWarning):
+    """What would be a `MaskAlarm` where `strict_masks` were set."""
 
 
 class RemoteError(GeoinferError, OSError):

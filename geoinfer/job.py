@@ -8,26 +8,35 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal
 
 from pyproj import CRS
 
 import geoinfer
-from geoinfer.detection import Detection, Predicts, check_fit, threshold_to_u8
+from geoinfer.detection import Detection, Predicts, blocks, check_fit, hull, threshold_to_u8
 from geoinfer.errors import ConfigError
 from geoinfer.grid import Tile, Window, cores_of, tiles_of
 from geoinfer.imagery import RasterSource
 from geoinfer.imagery import open_raster as open_on_grid
 from geoinfer.imagery.source import Source
+from geoinfer.masks.layer import MaskLayer, open_masks
+from geoinfer.masks.prepare import PreparedLayer, prepare
 from geoinfer.model.spec import ModelSpec
-from geoinfer.region import GridRegion, Region, parse_crs, region_on
+from geoinfer.region import Bounds, GridRegion, Region, parse_crs, region_on
+from geoinfer.skipping import SkipRule
+from geoinfer.vector.footprints import overshoot_m
 
 Paths = str | PathLike[str] | Sequence[str | PathLike[str]]
 Bbox = Sequence[float] | str
 """minx, miny, maxx, maxy, or the same as text with commas."""
+Mask = MaskLayer | str | Mapping[str, Any]
+"""A mask layer, or what opens one: `FILE:key=value,...` or a mapping with the key `file`."""
 TILE = 4
 """Cores on a side of a tile where nothing else is said: some seconds of work on a CPU, and a bounded amount to lose."""
 
@@ -48,6 +57,10 @@ class Execution:
     """Stop at the first failed tile, or go on with the rest."""
     max_failed: float = 0.0
     """Share of the tiles that may fail in a run that still counts as finished."""
+    strict_masks: bool = False
+    """An alarm about a mask layer is an error: one that touches nothing in the region, or removes too much."""
+    mask_alarm: float = 0.2
+    """Share of the footprints that came to a layer from which what it removes is an alarm."""
 
     def __post_init__(self) -> None:
         if not (isinstance(self.tile, int) and self.tile >= 1):
@@ -60,6 +73,8 @@ class Execution:
             raise ConfigError(f"retries {self.retries}: use 0 or more")
         if not 0 <= self.max_failed <= 1:
             raise ConfigError(f"max failed {self.max_failed}: a share between 0 and 1")
+        if not 0 <= self.mask_alarm <= 1:
+            raise ConfigError(f"mask alarm {self.mask_alarm}: a share between 0 and 1")
         if self.on_error not in ("fail", "skip"):
             raise ConfigError(f"on error {self.on_error!r}: use fail or skip")
 
@@ -87,6 +102,8 @@ class Job:
     min_confidence: float
     asked: dict[str, Any]
     """The region as JSON: what identifies it."""
+    masks: tuple[MaskLayer, ...] = ()
+    """Mask layers, in the order in which they act."""
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
@@ -98,7 +115,7 @@ class Job:
     def describe(self) -> dict[str, Any]:
         """All that can change the output, as JSON. Takes the snapshot of the imagery, which may read it whole."""
         grid = self.source.grid
-        description = {
+        description: dict[str, Any] = {
             "geoinfer": geoinfer.__version__,
             "imagery": self.source.snapshot(),
             "grid": {
@@ -120,6 +137,8 @@ class Job:
                 "device": self.device.partition(":")[0],
             },
         }
+        if self.masks:  # else left out: a job without layers is what it was before there were any
+            description["masks"] = [layer.describe() for layer in self.masks]
         plain: dict[str, Any] = json.loads(json.dumps(description, allow_nan=False))  # as it will be read back: no tuples
         return plain
 
@@ -133,6 +152,30 @@ class Job:
             window = tile.window.intersection(self.region.window)
             if self.region.touches(window):
                 yield tile, window
+
+    @property
+    def reach(self) -> Bounds:
+        """Where footprints can lie, in the grid's coordinate system: outlines may go a little beyond the region's pixels."""
+        grid = self.source.grid
+        slack = self._slack_m / grid.pixel_m * grid.pixel_size
+        minx, miny, maxx, maxy = grid.bounds(self.region.window)
+        return minx - slack, miny - slack, maxx + slack, maxy + slack
+
+    def prepare_masks(self, folder: Path) -> tuple[PreparedLayer, ...]:
+        """The layers made ready for this job's region and grid, in a folder; those that are there already are taken.
+
+        Raises:
+            SourceError: A layer cannot be read.
+        """
+        return tuple(prepare(layer, self.source.grid.crs, self.reach, folder) for layer in self.masks)
+
+    def skip_rule(self, layers: Sequence[PreparedLayer]) -> SkipRule:
+        """Which cores need no look, by layers that were prepared for this job."""
+        return SkipRule(tuple(layers), self.source.grid, self.region.window, self.spec.chips.core, self._slack_m)
+
+    @property
+    def _slack_m(self) -> float:
+        return overshoot_m(self.source.grid, self.simplify_m, self.grow_m)
 
 
 def fingerprint(description: dict[str, Any]) -> str:
@@ -190,6 +233,7 @@ def make_job(
     bbox_crs: str | CRS = "EPSG:4326",
     region: Any = None,
     crs: str | CRS | None = None,
+    masks: Mask | Iterable[Mask] = (),
     threshold: float | None = None,
     min_area: float | None = None,
     simplify: float | None = None,
@@ -208,12 +252,14 @@ def make_job(
         bbox: minx, miny, maxx, maxy in `bbox_crs`.
         region: Instead of `bbox`: a file of polygons, a GeoDataFrame, a shapely geometry in `bbox_crs`, or a `Region`.
         crs: Of the output; the grid's where None.
+        masks: Mask layers, in the order in which they act; or one.
         threshold: Probability from which a pixel is building; the model's where None.
         min_area: Smallest footprint, square metres; the model's where None.
         simplify: Tolerance of the outlines, metres; the model's where None.
         bands: Band numbers from 1, in the model's order.
         stretch: Values that become 0 and 255 where the imagery is not 8 bit.
         assume_crs: For imagery that names none.
+        device, precision: `auto`, or `cpu`, `cuda`, `cuda:N`; `fp32`, `bf16`, `fp16`.
     """
     if bbox is not None and region is not None:
         raise ConfigError("both a bbox and a region: give one of them")
@@ -249,6 +295,7 @@ def make_job(
         grow_m=spec.grow_m,
         min_confidence=min_confidence,
         asked={"whole": True} if place is None else place.describe(),
+        masks=open_masks([masks] if isinstance(masks, str | Mapping | MaskLayer) else masks),
     )
 
 
@@ -266,7 +313,9 @@ class Plan:
 
     tiles: int
     cores: int
-    """Chips to infer at most: nodata found while reading makes it fewer."""
+    """Chips to infer: nodata found while reading makes it fewer, buildings that reach masked cores more."""
+    masked_cores: int
+    """Chips that mask layers marked `skip` spare."""
     pixels: int
     """Pixels of the tiles, at the model's gsd."""
     read_pixels: int
@@ -291,18 +340,24 @@ def plan(job: Job, execution: Execution | None = None) -> Plan:
     """Count tiles, chips, pixels and bytes of a job. Reads no pixels."""
     execution = execution or Execution()
     spec, bands = job.spec.chips, job.source.bands
-    tiles = cores = pixels = read = 0
-    for tile, window in job.tiles(execution.tile):
-        tiles += 1
-        pixels += window.height * window.width
-        inside = [c.intersection(window) for c in cores_of(tile, spec.core)]
-        cores += sum(1 for c in inside if not c.is_empty and job.region.touches(c))
-        read += _round_up(window, spec.core, spec.margin)
+    tiles = cores = masked = pixels = read = 0
+    with _spared(job) as rule:
+        for tile, window in job.tiles(execution.tile):
+            tiles += 1
+            pixels += window.height * window.width
+            asked = [core for core in cores_of(tile, spec.core) if job.region.touches(core.intersection(window))]
+            spared = rule.cores(tile.window)
+            seen = [core for core in asked if (core.row // spec.core, core.col // spec.core) not in spared]
+            cores += len(seen)
+            masked += len(asked) - len(seen)
+            needed = [hull(block).grow(spec.margin) for block in blocks(seen)]
+            read += sum(window.height * window.width for window in needed)
     side = execution.tile * spec.core + 2 * spec.margin
     metres = job.source.grid.pixel_m
     return Plan(
         tiles=tiles,
         cores=cores,
+        masked_cores=masked,
         pixels=pixels,
         read_pixels=read,
         read_bytes=read * bands,
@@ -313,8 +368,9 @@ def plan(job: Job, execution: Execution | None = None) -> Plan:
     )
 
 
-def _round_up(window: Window, core: int, margin: int) -> int:
-    """Pixels read for a window: the cores it touches, whole, and the margin around them."""
-    rows = (-(-window.stop_row // core) - window.row // core) * core + 2 * margin
-    cols = (-(-window.stop_col // core) - window.col // core) * core + 2 * margin
-    return rows * cols
+@contextmanager
+def _spared(job: Job) -> Iterator[SkipRule]:
+    """The job's rule for skipping, its layers prepared for as long as that takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        skipping = replace(job, masks=tuple(layer for layer in job.masks if layer.action == "skip"))
+        yield skipping.skip_rule(skipping.prepare_masks(Path(folder)))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import geoinfer
+from geoinfer.accounts import Accounts
 from geoinfer.detection import TileRecord
 from geoinfer.job import Execution
 from geoinfer.merge import Counts
@@ -40,6 +41,8 @@ def closing(
     records: Sequence[TileRecord],
     resumed: int,
     counts: Counts,
+    accounts: Accounts,
+    mask_alarm: float,
     outputs: dict[str, dict[str, object]],
     tiles_s: float,
     total_s: float,
@@ -47,6 +50,11 @@ def closing(
     """What a run adds to its manifest when all tiles have come to an end."""
     area = {status: sum(getattr(record, f"{status}_m2") for record in records) for status in STATUSES}
     asked = sum(record.area_m2 for record in records)
+    footprints: dict[str, Any] = {"raw": counts.raw, "accepted": counts.accepted, "rejected": counts.rejected}
+    masks: dict[str, Any] = {}
+    if accounts.layers:
+        footprints["rejected_by_layer"] = accounts.removed
+        masks = {"masks": accounts.report(mask_alarm), "false_positive_meter": accounts.meters()}
     stages = {stage: round(sum(getattr(r, f"{stage}_s") for r in records), 3) for stage in STAGES}
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -57,7 +65,8 @@ def closing(
         },
         "chips": sum(record.chips for record in records),
         "area_m2": {"asked": asked, **area},
-        "footprints": {"raw": counts.raw, "accepted": counts.accepted, "rejected": counts.rejected},
+        "footprints": footprints,
+        **masks,
         "timings_s": {
             **stages,  # summed over tiles, so more than `tiles` where they ran side by side
             "tiles": round(tiles_s, 3),

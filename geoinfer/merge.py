@@ -1,7 +1,8 @@
-"""From committed tiles to the output files: stitch, finish, sort, write, in bounded memory.
+"""From committed tiles to the output files: stitch, finish, mask, sort, write, in bounded memory.
 
 Tiles are read row-major, so the stitcher holds only what crosses the current row of tiles. Decisions are made on whole
-footprints, after stitching (law 3), and each candidate leaves as accepted or as rejected (law 4).
+footprints, after stitching (law 3) and in the grid's coordinate system, and each candidate leaves as accepted or as rejected
+(law 4).
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import numpy.typing as npt
 import pandas as pd
 import shapely
 
+from geoinfer.accounts import Accounts, first_pixels
 from geoinfer.detection import TileRecord
 from geoinfer.formats import SortedRows, hilbert, write_geoparquet
 from geoinfer.grid import Window
 from geoinfer.job import Job
+from geoinfer.masks.apply import apply_masks
 from geoinfer.store import RunDirectory, digest
-from geoinfer.vector.footprints import Finished, finish
+from geoinfer.vector.footprints import Finished, finish, reproject
 from geoinfer.vector.polygons import Polygons
 from geoinfer.vector.stitch import Stitcher, TileResult
 
@@ -40,7 +43,7 @@ class Counts:
 
 
 def finish_polygons(polygons: Polygons, job: Job, imagery: str | None, datetime: str | None) -> Finished:
-    """Apply the job's decisions to whole footprints."""
+    """Place whole footprints on the grid's map and apply the model's own filters."""
     return finish(
         polygons,
         job.source.grid,
@@ -48,11 +51,25 @@ def finish_polygons(polygons: Polygons, job: Job, imagery: str | None, datetime:
         simplify_m=job.simplify_m,
         grow_m=job.grow_m,
         min_confidence=job.min_confidence,
-        crs=job.crs,
         model=f"{job.spec.name}@{job.spec.version}",
         imagery=imagery,
         datetime=datetime,
     )
+
+
+def judge(polygons: Polygons, job: Job, accounts: Accounts, imagery: str | None, datetime: str | None) -> Finished:
+    """Decide on whole footprints: the model's own filters, then the mask layers. In the output's coordinate system.
+
+    Args:
+        polygons: Whole polygons in the grid's pixels.
+        accounts: Holds the prepared layers, and takes in what they do.
+    """
+    finished = finish_polygons(polygons, job, imagery, datetime)
+    masked = apply_masks(finished.accepted, accounts.layers, min_area_m2=job.min_area_m2)
+    accounts.add_footprints(finished, masked)
+    parts = [part for part in (finished.rejected, masked.rejected[finished.rejected.columns]) if len(part)]
+    rejected = pd.concat(parts, ignore_index=True) if parts else finished.rejected
+    return Finished(reproject(masked.accepted.reset_index(drop=True), job.crs), reproject(rejected, job.crs))
 
 
 def stitched(
@@ -82,14 +99,14 @@ def stitched(
 
 def keys_of(frame: gpd.GeoDataFrame) -> npt.NDArray[np.uint64]:
     """Hilbert distance of each footprint's first pixel (N,), which its identifier spells."""
-    pixels = np.frombuffer(bytes.fromhex("".join(frame["id"])), ">u4").astype(np.int64).reshape(-1, 2) - 2**31
-    return hilbert(pixels[:, 0], pixels[:, 1])
+    return hilbert(*first_pixels(frame).T)
 
 
 def merge(
     run: RunDirectory,
     job: Job,
     records: Sequence[TileRecord],
+    accounts: Accounts,
     imagery: str | None,
     datetime: str | None,
     check_stop: Callable[[], None],
@@ -98,6 +115,7 @@ def merge(
 
     Args:
         records: Every tile of the run, row-major.
+        accounts: Of this run and still empty; takes in what the mask layers met and did.
         check_stop: Called between tiles; raises where the user asked to stop.
 
     Returns:
@@ -105,7 +123,7 @@ def merge(
     """
     grid = job.source.grid
     counts = Counts()
-    nothing = finish_polygons(Polygons.empty(grid.transform), job, imagery, datetime)
+    nothing = judge(Polygons.empty(grid.transform), job, accounts, imagery, datetime)
     accepted = SortedRows(run.scratch, "footprints", nothing.accepted)
     rejected = SortedRows(run.scratch, "rejected", nothing.rejected)
 
@@ -113,10 +131,12 @@ def merge(
         for record in records:
             check_stop()
             arrays = run.read_tile(record.row, record.col)[0] if record.status == "done" else {}
-            yield Window(*record.window), TileResult.from_arrays(arrays) if arrays else None
+            result = TileResult.from_arrays(arrays) if arrays else None
+            accounts.add_tile(record, None if result is None else result.computed)
+            yield Window(*record.window), result
 
     for polygons in stitched(tiles(), [Window(*record.window) for record in records]):
-        finished = finish_polygons(polygons, job, imagery, datetime)
+        finished = judge(polygons, job, accounts, imagery, datetime)
         counts.raw += len(polygons)
         counts.accepted += len(finished.accepted)
         for reason, count in finished.rejected["reason"].value_counts().items():

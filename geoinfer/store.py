@@ -20,7 +20,7 @@ import signal
 import socket
 import uuid
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +106,11 @@ class RunDirectory:
         return self.root / "tiles"
 
     @property
+    def masks(self) -> Path:
+        """Mask layers made ready for this run; only where there are any."""
+        return self.root / "masks"
+
+    @property
     def scratch(self) -> Path:
         """Files on their way; whatever is here when a run starts is a dead run's."""
         return self.root / "tmp"
@@ -118,7 +123,7 @@ class RunDirectory:
         """
         with output_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-            foreign = {p.name for p in self.root.iterdir()} - {"run.lock", "tmp", "tiles"}
+            foreign = {p.name for p in self.root.iterdir()} - {"run.lock", "tmp", "tiles", "masks"}
             if foreign and not self.manifest.exists():
                 raise OutputError(f"{self.root}: not a run directory (it holds {min(foreign)!r}); choose a new one")
             self.tiles.mkdir(exist_ok=True)
@@ -131,6 +136,7 @@ class RunDirectory:
             for path in (self.footprints, self.rejected, self.coverage, *self.tiles.glob("*.npz")):
                 path.unlink(missing_ok=True)
             self.sweep()
+            self.keep_masks(set())
             self.manifest.unlink(missing_ok=True)
 
     def sweep(self) -> None:
@@ -138,6 +144,15 @@ class RunDirectory:
         with output_errors(self.scratch):
             for path in self.scratch.glob("*"):
                 path.unlink(missing_ok=True)
+
+    def keep_masks(self, names: Collection[str]) -> None:
+        """Remove prepared layers but those of these names, half-written ones, and the folder when nothing is left in it."""
+        with output_errors(self.masks):
+            for path in [p for kind in ("fgb", "json") for p in self.masks.glob(f"*.{kind}*")]:
+                if path.stem not in names:
+                    path.unlink(missing_ok=True)
+            if self.masks.exists() and not any(self.masks.iterdir()):
+                self.masks.rmdir()
 
     @contextmanager
     def replacing(self, path: Path, point: str) -> Iterator[BinaryIO]:

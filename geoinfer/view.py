@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import shapely
@@ -84,7 +85,7 @@ def draw(
     if scale_m is not None:
         _scale_bar(picture, scale_m)
     try:
-        Path(path).write_bytes(_png(picture))
+        Path(path).write_bytes(encoded(picture))
     except OSError as error:
         raise OutputError(f"{path}: cannot write the picture: {error}") from error
 
@@ -128,12 +129,18 @@ def overlay(
     return np.asarray(np.clip(picture + 0.5, 0, 255), np.uint8)
 
 
-def _png(picture: NDArray[np.uint8]) -> bytes:
-    """(3, H, W) uint8 as a file. Made in memory: GDAL would leave an .aux.xml beside it, and raise no OSError."""
+def encoded(picture: NDArray[np.uint8], driver: Literal["PNG", "JPEG"] = "PNG", **options: str | int) -> bytes:
+    """(3, H, W) uint8 as a picture file. Made in memory: GDAL would leave an .aux.xml beside it, and raise no OSError.
+
+    Args:
+        picture: Red, green, blue.
+        driver: GDAL's name of the format.
+        options: Of the driver, such as `quality`.
+    """
     _, height, width = picture.shape
     with warnings.catch_warnings(), MemoryFile() as memory:
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with memory.open(driver="PNG", count=3, height=height, width=width, dtype="uint8") as file:
+        with memory.open(driver=driver, count=3, height=height, width=width, dtype="uint8", **options) as file:
             file.write(picture)
         return bytes(memory.read())
 

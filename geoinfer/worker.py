@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from geoinfer.detection import Detection, Predicts, TileRecord, detect_tile, failed_record
+from geoinfer.detection import NO_SKIP, Detection, Predicts, Skip, TileRecord, detect_tile, failed_record
 from geoinfer.errors import ConfigError, OutputError, RemoteError, ResourceError, SafetyError
 from geoinfer.grid import Tile, Window
 from geoinfer.job import Execution, Job
@@ -56,20 +56,20 @@ class Outcome:
     """The tile's result where the worker does not share the run's file system."""
 
 
-def work_on(blob: bytes, tile: Tile, window: Window) -> Outcome:
+def work_on(blob: bytes, tile: Tile, window: Window, skip: Skip = NO_SKIP) -> Outcome:
     """Do one tile of pickled `Work`: the task that is sent to executors."""
     work, detection = open_work(blob)
-    return do_tile(work, detection, tile, window)
+    return do_tile(work, detection, tile, window, skip)
 
 
-def do_tile(work: Work, detection: Detection, tile: Tile, window: Window) -> Outcome:
+def do_tile(work: Work, detection: Detection, tile: Tile, window: Window, skip: Skip = NO_SKIP) -> Outcome:
     """Detect, retry, commit.
 
     Failed tiles are not committed: a later run tries them again.
     """
     failpoint("tile_started")
     try:
-        result, record = attempt(tile, window, detection, work.execution.retries)
+        result, record = attempt(tile, window, detection, work.execution.retries, skip)
     except Exception as error:
         if work.is_remote and is_device_broken(error):
             os._exit(BROKEN_DEVICE)
@@ -84,7 +84,9 @@ def do_tile(work: Work, detection: Detection, tile: Tile, window: Window) -> Out
     return Outcome(record, count(result))
 
 
-def attempt(tile: Tile, window: Window, detection: Detection, retries: int) -> tuple[TileResult | None, TileRecord]:
+def attempt(
+    tile: Tile, window: Window, detection: Detection, retries: int, skip: Skip = NO_SKIP
+) -> tuple[TileResult | None, TileRecord]:
     """Detect a tile; again, after a pause that doubles, where the failure may pass; a failed record where it does not.
 
     Raises:
@@ -93,7 +95,7 @@ def attempt(tile: Tile, window: Window, detection: Detection, retries: int) -> t
     """
     for tried in range(retries + 1):
         try:
-            return detect_tile(tile, window, detection)
+            return detect_tile(tile, window, detection, skip)
         except TRANSIENT as error:
             if tried == retries:
                 return None, _failed(tile, window, detection, error)

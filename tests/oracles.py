@@ -104,3 +104,23 @@ def partitions(draw: st.DrawFn, height: int, width: int) -> list[Window]:
 def crop(array: np.ndarray, w: Window) -> np.ndarray:
     """The pixels of a window, rows and columns last."""
     return array[..., w.row : w.stop_row, w.col : w.stop_col]
+
+
+def covered_share(shapes: np.ndarray, features: list[shapely.Polygon]) -> np.ndarray:
+    """Share of each shape's area within the union of features, by one union of everything."""
+    union = shapely.union_all(features)
+    return np.array([shape.intersection(union).area / shape.area for shape in shapes])
+
+
+def masked(shapes: np.ndarray, layers: list[tuple[str, float, list[shapely.Polygon]]]) -> list[tuple[int, float]]:
+    """Of each shape, the first layer (action, max_cover, features; no clip) that rejects it, or -1, and that one's share."""
+    fates = []
+    for shape in shapes:
+        fate = (-1, np.nan)
+        for number, (action, most, features) in enumerate(layers):
+            share = float(covered_share(np.array([shape]), features)[0])
+            if (action == "keep" and share <= most) or (action in ("drop", "skip") and share > most):
+                fate = (number, share)
+                break
+        fates.append(fate)
+    return fates

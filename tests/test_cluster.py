@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import geoinfer.dispatch
 import geoinfer.pipeline
 from geoinfer.cli.main import main
 from geoinfer.cluster import connect
@@ -116,14 +117,14 @@ class _Deserted:
 
 @pytest.mark.fast
 def test_a_cluster_that_lost_all_workers_does_not_hang_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(geoinfer.pipeline, "POLL_S", 0.05)
-    monkeypatch.setattr(geoinfer.pipeline, "NO_WORKERS_S", 0.2)
+    monkeypatch.setattr(geoinfer.dispatch, "POLL_S", 0.05)
+    monkeypatch.setattr(geoinfer.dispatch, "NO_WORKERS_S", 0.2)
     scene = tmp_path / "scene.tif"
     write_scene(generate_scene(3, 128, gsd=0.5, water="none"), scene)
     job = make_job(scene, model=StandIn())
     with pytest.raises(RemoteError, match="no workers; start some"):
         run(job, tmp_path / "run", client=_Deserted())
-    monkeypatch.setattr(geoinfer.pipeline, "NO_WORKERS_S", 60.0)
+    monkeypatch.setattr(geoinfer.dispatch, "NO_WORKERS_S", 60.0)
     stop = threading.Event()
     threading.Timer(0.3, stop.set).start()
     with pytest.raises(Interrupted, match="0 of"):

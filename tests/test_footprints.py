@@ -21,6 +21,7 @@ from tests import oracles
 
 pytestmark = pytest.mark.fast
 COLUMNS = ["id", "geometry", "confidence", "area_in_meters", "truncated", "regularized", "model", "imagery", "datetime"]
+EXPLAINED = ["reason", "detail", "layer", "layer_version", "covered_share"]
 
 
 def grid_at(crs: str = "EPSG:32637", x: float = 530_000.0, y: float = 9_320_000.0, size: float = 0.5) -> Grid:
@@ -154,7 +155,7 @@ def test_no_footprints_keep_schema_and_crs(crs: str | None) -> None:
     some = finished(crs)
     none = finish(Polygons.empty(), grid_at(), min_area_m2=1, simplify_m=1, grow_m=1, crs=CRS(crs) if crs else None)
     assert some.accepted.columns.tolist() == COLUMNS
-    assert some.rejected.columns.tolist() == [*COLUMNS, "reason", "detail"]
+    assert some.rejected.columns.tolist() == [*COLUMNS, *EXPLAINED]
     assert none.accepted.crs == some.accepted.crs
     assert none.accepted.dtypes.equals(some.accepted.dtypes)
     assert none.rejected.dtypes.equals(some.rejected.dtypes)

@@ -1,4 +1,7 @@
-"""The laws of the design, on the whole pipeline: laws 1, 3, 4, 5, 7 and 8 here, law 2 in test_stitch, law 6 in test_kill."""
+"""The laws of the design, on the whole pipeline: laws 1, 3, 4, 5, 7 and 8 here, law 2 in test_stitch, law 6 in test_kill.
+
+With mask layers, laws 4 to 8 are shown in test_mask_runs.
+"""
 
 from __future__ import annotations
 
@@ -229,7 +232,7 @@ def test_everything_that_can_change_the_output_changes_the_fingerprint(scene: Pa
 
 def test_every_field_of_a_job_is_in_its_description(scene: Path) -> None:
     """A field that is added and forgotten in `describe` fails here."""
-    accounted = {"source", "region", "spec", "model", "asked"}  # live objects, described by what identifies them
+    accounted = {"source", "region", "spec", "model", "asked", "masks"}  # live objects, described by what identifies them
     described = set(make_job(scene, model=StandIn()).describe()["config"])
     assert {field.name for field in dataclasses.fields(Job)} == accounted | described
 

@@ -19,7 +19,7 @@ from pyproj import CRS, Transformer
 from geoinfer.errors import ConfigError
 from geoinfer.grid import Grid
 from geoinfer.vector.polygons import Polygons, apply_affine
-from geoinfer.vector.regularize import STAIRS, grow, simplify
+from geoinfer.vector.regularize import STAIRS, grow, overshoot, simplify
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,7 +29,8 @@ class Finished:
     accepted: gpd.GeoDataFrame
     """Columns id, geometry, confidence, area_in_meters, truncated, regularized, model, imagery, datetime."""
     rejected: gpd.GeoDataFrame
-    """The same columns, and `reason` (a code: min_area, min_confidence) and `detail` (the numbers, for a person)."""
+    """The same columns, and `reason` (a code: min_area, min_confidence), `detail` (the numbers, for a person), and `layer`,
+    `layer_version` and `covered_share`, which are empty here: mask layers fill them."""
 
 
 def finish(
@@ -58,17 +59,12 @@ def finish(
         crs: Coordinate system of the result; default: the grid's.
         model, imagery, datetime: Same value in all rows.
     """
-    pixel_m = grid.pixel_size * _metres_per_unit(grid.crs)
-    tolerance = simplify_m / pixel_m
-    outlines = simplify(polygons, max(tolerance, STAIRS) if grow_m > 0 else tolerance)
-    outlines = grow(outlines, grow_m / pixel_m)
+    tolerance, distance = _in_pixels(grid, simplify_m, grow_m)
+    outlines = grow(simplify(polygons, tolerance), distance)
     geometries: NDArray[np.object_] = shapely.transform(outlines, lambda points: apply_affine(grid.transform, points))
     centroids = shapely.get_coordinates(shapely.centroid(geometries))
     area_m2 = shapely.area(geometries) * square_metres_per_unit(grid.crs, centroids[:, 0], centroids[:, 1])
     confidence = polygons.prob_sum / (255.0 * polygons.pixels)
-    out_crs = grid.crs if crs is None else CRS.from_user_input(crs)
-    if out_crs != grid.crs:
-        geometries = _reproject(geometries, grid.crs, out_crs)
     count = len(polygons)
     table = gpd.GeoDataFrame(
         {
@@ -83,8 +79,9 @@ def finish(
             "datetime": _text([datetime] * count),
         },
         geometry="geometry",
-        crs=out_crs,
+        crs=grid.crs,
     )
+    table = table if crs is None else reproject(table, CRS.from_user_input(crs))
     too_small, too_weak = area_m2 < min_area_m2, confidence < min_confidence
     is_rejected = too_small | too_weak
     rejected = table[is_rejected].reset_index(drop=True)
@@ -96,7 +93,36 @@ def finish(
         )
     ]
     rejected["reason"], rejected["detail"] = _text(reasons.tolist()), _text(details)
+    rejected["layer"], rejected["layer_version"] = _text([None] * len(rejected)), _text([None] * len(rejected))
+    rejected["covered_share"] = np.full(len(rejected), np.nan)
     return Finished(table[~is_rejected].reset_index(drop=True), rejected)
+
+
+def overshoot_m(grid: Grid, simplify_m: float, grow_m: float) -> float:
+    """How far, in metres, `finish` may place a footprint's outline beyond its pixels, with a pixel more for rounding."""
+    return (overshoot(*_in_pixels(grid, simplify_m, grow_m)) + 1.0) * grid.pixel_m
+
+
+def _in_pixels(grid: Grid, simplify_m: float, grow_m: float) -> tuple[float, float]:
+    """The tolerance and the distance, in pixels, that outlines are simplified with and grown by."""
+    pixel_m = grid.pixel_size * _metres_per_unit(grid.crs)
+    tolerance = simplify_m / pixel_m
+    return max(tolerance, STAIRS) if grow_m > 0 else tolerance, grow_m / pixel_m
+
+
+def reproject(frame: gpd.GeoDataFrame, crs: CRS) -> gpd.GeoDataFrame:
+    """Footprints in another coordinate system, vertex by vertex.
+
+    Raises:
+        ConfigError: That system cannot express some of them.
+    """
+    if frame.crs == crs:
+        return frame
+    transformer = Transformer.from_crs(frame.crs, crs, always_xy=True)
+    moved = shapely.transform(np.asarray(frame.geometry.values), transformer.transform, interleaved=False)
+    if not np.isfinite(shapely.get_coordinates(moved)).all():
+        raise ConfigError(f"some footprints cannot be expressed in {crs.name}: choose a system that covers them")
+    return frame.set_geometry(gpd.GeoSeries(moved, index=frame.index, crs=crs))
 
 
 def identifiers(first: NDArray[np.int32], origin_pixel: tuple[int, int]) -> list[str]:
@@ -149,14 +175,6 @@ def _metres_per_unit(crs: CRS) -> float:
     if not crs.is_projected:
         raise ConfigError(f"{crs.name} is not projected: a grid needs metres on the ground; choose a projected system")
     return float(crs.axis_info[0].unit_conversion_factor)
-
-
-def _reproject(geometries: NDArray[np.object_], source: CRS, target: CRS) -> NDArray[np.object_]:
-    transformer = Transformer.from_crs(source, target, always_xy=True)
-    moved: NDArray[np.object_] = shapely.transform(geometries, transformer.transform, interleaved=False)
-    if not np.isfinite(shapely.get_coordinates(moved)).all():
-        raise ConfigError(f"some footprints cannot be expressed in {target.name}: choose a system that covers them")
-    return moved
 
 
 def _text(values: list[Any]) -> Any:

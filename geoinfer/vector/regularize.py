@@ -60,6 +60,17 @@ def grow(geometries: NDArray[np.object_], distance: float) -> NDArray[np.object_
     return _where_good(grown, geometries)
 
 
+def overshoot(tolerance: float, distance: float) -> float:
+    """How far, in pixels, a footprint may reach beyond its own pixels after `simplify` and `grow`.
+
+    Where Douglas and Peucker drop vertices, all of them lie within the tolerance of the new side. Move each point of the
+    old outline to the nearest one of that side: what the polygon gains is swept over, so it lies within the tolerance of the
+    old outline. GEOS, which takes over where that breaks the topology, may drop a ring's first vertex in a second step of
+    the same size, so twice the tolerance bounds both. A mitre join ends at the limit times the distance.
+    """
+    return 2 * tolerance + _MITRE_LIMIT * distance
+
+
 def _geometries(polygons: Polygons) -> NDArray[np.object_]:
     """Shapely polygons in pixels, whatever the transform."""
     offsets = (polygons.ring_offsets, polygons.polygon_offsets)

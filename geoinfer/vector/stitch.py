@@ -9,6 +9,7 @@ Knows tiles as windows only: any partition into rectangles will do, and where no
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -41,23 +42,40 @@ class TileResult:
     """The part inside the window of each that does."""
     edges: Sides
     """Top, bottom (W,), left, right (H,): index into fragments at each pixel, -1 background, -2 not computed."""
+    computed: NDArray[np.bool_] | None = None
+    """(H, W) where anybody looked; None: at every pixel that was asked for."""
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """All of it as named arrays, for an npz file."""
         w = self.window
         edges = {f"edge_{name}": edge for name, edge in zip(_SIDES, self.edges, strict=True)}
         window = np.array([w.row, w.col, w.height, w.width], np.int64)
-        return {"window": window, **self.complete.to_arrays("complete_"), **self.fragments.to_arrays("fragments_"), **edges}
+        polygons = {**self.complete.to_arrays("complete_"), **self.fragments.to_arrays("fragments_")}
+        looked = {} if self.computed is None else {"computed": _pack(self.computed)}
+        return {"window": window, **polygons, **edges, **looked}
 
     @classmethod
     def from_arrays(cls, arrays: Any) -> TileResult:
         """The inverse of `to_arrays`; `arrays` is a mapping, also an open npz file."""
+        window = Window(*(int(value) for value in arrays["window"]))
         return cls(
-            window=Window(*(int(value) for value in arrays["window"])),
+            window=window,
             complete=Polygons.from_arrays(arrays, "complete_"),
             fragments=Polygons.from_arrays(arrays, "fragments_"),
             edges=(arrays["edge_top"], arrays["edge_bottom"], arrays["edge_left"], arrays["edge_right"]),
+            computed=_unpack(arrays["computed"], window) if "computed" in arrays else None,
         )
+
+
+def _pack(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """A mask as deflated bits: a few hundred bytes, where as an array it would outweigh all polygons of a tile."""
+    return np.frombuffer(zlib.compress(np.packbits(mask).tobytes(), 1), np.uint8)
+
+
+def _unpack(packed: NDArray[np.uint8], window: Window) -> NDArray[np.bool_]:
+    bits = np.frombuffer(zlib.decompress(packed.tobytes()), np.uint8)
+    flat = np.unpackbits(bits, count=window.height * window.width).astype(np.bool_)
+    return flat.reshape(window.height, window.width)
 
 
 def split(

@@ -1,0 +1,242 @@
+"""Hand tiles out, to this process or to an executor's workers, until all have come to an end.
+
+Works through the `concurrent.futures` interface, a bounded number in flight. Workers commit their tiles themselves and
+return a coverage row, so the driver's memory does not grow with the region.
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from geoinfer.detection import Core, Detection, Skip, TileRecord, failed_record
+from geoinfer.errors import Interrupted, RemoteError, SourceError, TilesFailed
+from geoinfer.grid import Tile, Window
+from geoinfer.job import Execution, Job
+from geoinfer.masks.prepare import PreparedLayer
+from geoinfer.skipping import Openings
+from geoinfer.store import RunDirectory
+from geoinfer.vector.stitch import TileResult
+from geoinfer.worker import FATAL, Outcome, Work, attempt, count, do_tile, load, work_on
+
+Step = tuple[Tile, Window]
+NO_WORKERS_S = 120.0
+"""How long a cluster may be without a worker: spot machines come back, a forgotten cluster does not."""
+POLL_S = 2.0
+"""How often that is looked at, while no tile comes back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is."""
+
+    done: int
+    """Tiles finished, whatever their status, those found committed included."""
+    total: int
+    """Tiles of the run."""
+    failed: int
+    """Tiles that failed."""
+    footprints: int
+    """Candidates found so far, those that cross tiles counted in each."""
+    area_m2: float
+    """Ground covered by this process."""
+    seconds: float
+    """Since this process began on the tiles."""
+
+
+class _Pace:
+    """Turns records into progress; a tile that is done again counts once."""
+
+    def __init__(self, total: int, show: Callable[[Progress], None] | None) -> None:
+        self._total, self._show, self._since = total, show, time.perf_counter()
+        self._footprints: dict[Core, int] = {}
+        self._failed: set[Core] = set()
+        self._found, self._area_m2 = 0, 0.0
+
+    def step(self, record: TileRecord, footprints: int, done: int) -> None:
+        """A tile came to an end; `done` have by now."""
+        at = (record.row, record.col)
+        (self._failed.add if record.status == "failed" else self._failed.discard)(at)
+        self._area_m2 += 0.0 if at in self._footprints else record.area_m2
+        self._found += footprints - self._footprints.get(at, 0)
+        self._footprints[at] = footprints
+        if self._show is not None:
+            seconds = time.perf_counter() - self._since
+            self._show(Progress(done, self._total, len(self._failed), self._found, self._area_m2, seconds))
+
+
+def do_tiles(
+    hands: Hands, layers: Sequence[PreparedLayer], progress: Callable[[Progress], None] | None
+) -> tuple[list[TileRecord], int]:
+    """Bring every tile to an end. All coverage rows, row-major, and how many tiles were found committed.
+
+    Where buildings of one tile reach skipped cores of another, that one is done again, with those cores opened, until no
+    building does. A tile's committed record says what it opened and reached, which is all that a resumed run needs.
+    """
+    directory, job, execution = hands.work.directory, hands.work.job, hands.work.execution
+    steps = {(tile.row, tile.col): (tile, window) for tile, window in job.tiles(execution.tile)}
+    records = {at: TileRecord.from_json(directory.read_record(*at)) for at in sorted(directory.committed() & steps.keys())}
+    openings = Openings(job.skip_rule(layers), execution.tile)
+    openings.learn(records.values())
+    resumed = len(records)
+    todo = [at for at in steps if at not in records] + openings.lacking(records.values())
+    pace = _Pace(len(steps), progress)
+    while todo:
+        left = set(todo)
+        for outcome in hands.do([steps[at] for at in todo], openings.skip):
+            record, at = outcome.record, (outcome.record.row, outcome.record.col)
+            if outcome.arrays is not None:
+                directory.commit_tile(*at, outcome.arrays, record.to_json())
+            if record.status == "failed" and execution.on_error == "fail":
+                raise TilesFailed(f"tile {record.row}_{record.col}: {record.reason}; --on-error skip goes on with the rest")
+            records[at] = record
+            openings.learn([record])
+            left.discard(at)
+            pace.step(record, outcome.footprints, len(records))
+        if left:
+            check_stop(hands.stop, directory, len(steps) - len(left), len(steps))
+        todo = openings.lacking(records.values())
+    return [records[at] for at in steps], resumed
+
+
+class Hands:
+    """Who does tiles: this process, or the workers of an executor."""
+
+    def __init__(
+        self, work: Work, pool: Executor | None, in_flight: int, stop: threading.Event, has_workers: Callable[[], bool]
+    ) -> None:
+        """Loads nothing yet.
+
+        Args:
+            work: What to do.
+            pool: On whom; None: this process, one tile after the other.
+            in_flight: Tiles handed out at most.
+            stop: Once set, no new tile is handed out.
+            has_workers: Whether anybody is there to work.
+        """
+        self.work, self.stop = work, stop
+        self._pool, self._in_flight, self._has_workers = pool, in_flight, has_workers
+
+    @cached_property
+    def _detection(self) -> Detection:
+        return self.work.job.detection(load(self.work.job, self.work.execution))
+
+    @cached_property
+    def _blob(self) -> bytes:
+        return pickle.dumps(self.work)  # once: workers tell by its bytes that they have loaded the model
+
+    def do(self, todo: list[Step], skip: Callable[[Tile], Skip]) -> Iterator[Outcome]:
+        """Each tile's outcome as it comes. After `stop`, only those of the tiles in flight.
+
+        Args:
+            todo: Tiles with their windows.
+            skip: What a tile's worker is told, asked when the tile is handed out.
+        """
+        if self._pool is None:
+            for tile, window in todo:
+                if self.stop.is_set():
+                    return
+                yield do_tile(self.work, self._detection, tile, window, skip(tile))
+            return
+        suspects: list[Step] = []
+        for step, future in self._completed(self._pool, todo, skip, self._in_flight):
+            try:
+                yield future.result()
+            except CancelledError as error:
+                raise RemoteError("the scheduler went away; the same command goes on from the committed tiles") from error
+            except FATAL:
+                raise
+            except Exception as error:
+                if not _is_lost(error):
+                    raise
+                suspects.append(step)  # its worker died, which may be the fault of a neighbour on the same worker
+        for step, future in self._completed(self._pool, suspects, skip, 1):  # alone: who dies now did it
+            try:
+                yield future.result()
+            except Exception as error:
+                if not _is_lost(error):
+                    raise
+                reason = "poison: each worker that took this tile died"
+                yield Outcome(failed_record(*step, self.work.job.source.grid, self.work.job.region, reason))
+
+    def _completed(
+        self, pool: Executor, steps: list[Step], skip: Callable[[Tile], Skip], in_flight: int
+    ) -> Iterator[tuple[Step, Future[Outcome]]]:
+        """Futures as they end, never more than `in_flight` at once."""
+        waiting: dict[Future[Outcome], Step] = {}
+        for step in steps:
+            if self.stop.is_set():
+                break
+            waiting[pool.submit(work_on, self._blob, *step, skip(step[0]))] = step
+            while len(waiting) >= in_flight:
+                yield from _drain(waiting, self.stop, self._has_workers)
+        while waiting:
+            yield from _drain(waiting, self.stop, self._has_workers)
+
+
+def _drain(
+    waiting: dict[Future[Outcome], Step], stop: threading.Event, has_workers: Callable[[], bool]
+) -> Iterator[tuple[Step, Future[Outcome]]]:
+    """What has ended, at least one; nothing more where nobody is at work and the user wants to stop.
+
+    Raises:
+        RemoteError: The cluster has been without workers for `NO_WORKERS_S`.
+    """
+    seen = time.monotonic()
+    while not (done := wait(waiting, timeout=POLL_S, return_when=FIRST_COMPLETED).done):
+        if has_workers():
+            seen = time.monotonic()
+        elif stop.is_set():
+            waiting.clear()
+            return
+        elif time.monotonic() - seen > NO_WORKERS_S:
+            raise RemoteError(
+                "the cluster has no workers; start some, and the same command goes on from the committed tiles"
+            )
+    for future in done:
+        yield waiting.pop(future), future
+
+
+def detect_tiles(
+    job: Job, execution: Execution, layers: Sequence[PreparedLayer], progress: Callable[[Progress], None] | None
+) -> list[tuple[Window, TileResult | None]]:
+    """Every tile's window and result, row-major, done in this process; those that buildings of others reach, again."""
+    detection = job.detection(load(job, execution))
+    openings = Openings(job.skip_rule(layers), execution.tile)
+    steps = {(step.row, step.col): (step, window) for step, window in job.tiles(execution.tile)}
+    pace = _Pace(len(steps), progress)
+    records: dict[Core, TileRecord] = {}
+    results: dict[Core, TileResult | None] = {}
+    todo = list(steps)
+    while todo:
+        for at in todo:
+            step, window = steps[at]
+            result, record = attempt(step, window, detection, execution.retries, openings.skip(step))
+            if record.status == "failed" and execution.on_error == "fail":
+                raise SourceError(f"tile {record.row}_{record.col}: {record.reason}")
+            records[at], results[at] = record, None if result is None else replace(result, computed=None)
+            openings.learn([record])
+            pace.step(record, count(result), len(records))
+        todo = openings.lacking(records.values())
+    return [(window, results[at]) for at, (_, window) in steps.items()]
+
+
+def _is_lost(error: Exception) -> bool:
+    """The worker died under the task. By name: this module works with any executor and imports none."""
+    return type(error).__name__ in ("KilledWorker", "BrokenProcessPool")
+
+
+def check_stop(stop: threading.Event, directory: RunDirectory, done: int, total: int | None = None) -> None:
+    """End here if the user asked for it.
+
+    Raises:
+        Interrupted: `stop` is set.
+    """
+    if stop.is_set():
+        of = "" if total is None else f" of {total}"
+        raise Interrupted(f"{directory.root}: stopped with {done}{of} tiles committed; the same command goes on from there")
