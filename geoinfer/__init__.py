@@ -25,6 +25,15 @@ _HOMES = {
     "plan": "job",
     "connect": "cluster",
     "evaluate": "evaluation",
+    "assess": "evaluation.assess",
+    "compare_models": "evaluation.assess",
+    "compare_slices": "evaluation.assess",
+    "generate_scene": "scenes",
+    "write_scene": "scenes",
+    "compare": "evaluation.compare",
+    "read_footprints": "evaluation.schemas",
+    "write_report": "evaluation.report",
+    "write_comparison": "evaluation.report",
     "open_raster": "job",
     "load_predictor": "model.predictor",
     "polygonize": "vector.polygonize",
@@ -32,6 +41,9 @@ _HOMES = {
     "stitch": "vector.stitch",
     "TileResult": "vector.stitch",
     "Polygons": "vector.polygons",
+    "MaskLayer": "masks.layer",
+    "mask_footprints": "masks.apply",
+    "audit_masks": "evaluation.mask_audit",
     "Region": "region",
     "Window": "grid",
     "Grid": "grid",
@@ -41,6 +53,8 @@ _HOMES = {
     "SourceError": "errors",
     "RegionError": "errors",
     "TilesFailed": "errors",
+    "MaskAlarm": "errors",
+    "MaskWarning": "errors",
     "RemoteError": "errors",
     "ResourceError": "errors",
     "SafetyError": "errors",
@@ -55,6 +69,8 @@ if TYPE_CHECKING:
     from geoinfer.errors import ConfigError as ConfigError
     from geoinfer.errors import GeoinferError as GeoinferError
     from geoinfer.errors import Interrupted as Interrupted
+    from geoinfer.errors import MaskAlarm as MaskAlarm
+    from geoinfer.errors import MaskWarning as MaskWarning
     from geoinfer.errors import OutputError as OutputError
     from geoinfer.errors import RegionError as RegionError
     from geoinfer.errors import RemoteError as RemoteError
@@ -63,6 +79,14 @@ if TYPE_CHECKING:
     from geoinfer.errors import SourceError as SourceError
     from geoinfer.errors import TilesFailed as TilesFailed
     from geoinfer.evaluation import evaluate as evaluate
+    from geoinfer.evaluation.assess import assess as assess
+    from geoinfer.evaluation.assess import compare_models as compare_models
+    from geoinfer.evaluation.assess import compare_slices as compare_slices
+    from geoinfer.evaluation.compare import compare as compare
+    from geoinfer.evaluation.mask_audit import audit_masks as audit_masks
+    from geoinfer.evaluation.report import write_comparison as write_comparison
+    from geoinfer.evaluation.report import write_report as write_report
+    from geoinfer.evaluation.schemas import read_footprints as read_footprints
     from geoinfer.grid import Grid as Grid
     from geoinfer.grid import Window as Window
     from geoinfer.job import Job as Job
@@ -70,10 +94,14 @@ if TYPE_CHECKING:
     from geoinfer.job import make_job as make_job
     from geoinfer.job import open_raster as open_raster
     from geoinfer.job import plan as plan
+    from geoinfer.masks.apply import mask_footprints as mask_footprints
+    from geoinfer.masks.layer import MaskLayer as MaskLayer
     from geoinfer.model.predictor import load_predictor as load_predictor
     from geoinfer.pipeline import detect as detect
     from geoinfer.pipeline import run as run
     from geoinfer.region import Region as Region
+    from geoinfer.scenes import generate_scene as generate_scene
+    from geoinfer.scenes import write_scene as write_scene
     from geoinfer.vector.polygonize import polygonize as polygonize
     from geoinfer.vector.polygons import Polygons as Polygons
     from geoinfer.vector.stitch import TileResult as TileResult

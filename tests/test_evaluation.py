@@ -18,7 +18,7 @@ from shapely.geometry import Point, Polygon, box
 from geoinfer.errors import ConfigError, RegionError
 from geoinfer.evaluation import Evaluation, combine, evaluate, match, outcomes, pairs_of
 from geoinfer.evaluation.matching import assign
-from geoinfer.evaluation.metrics import dissolve
+from geoinfer.evaluation.unions import dissolve
 
 UTM = "EPSG:32630"
 ORIGIN = (500_000, 600_000)

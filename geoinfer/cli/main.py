@@ -10,14 +10,14 @@ from typing import Annotated
 import typer
 
 import geoinfer
-from geoinfer.cli import demo, doctor, info, models, results, run, train
+from geoinfer.cli import calibrate, compare, demo, doctor, evaluate, info, masks, models, results, run, train
 from geoinfer.cli.argv import normalise
 from geoinfer.cli.printing import emit, fail, say
 from geoinfer.errors import GeoinferError
 
 EPILOG = (
-    "Exit status: 0 done, 1 internal, 2 usage or settings, 3 output, 4 input, 5 too many failed tiles, 6 remote, "
-    "7 memory or disk, 8 refused for safety, 130 and 143 interrupted with the state saved."
+    "Exit status: 0 done, 1 internal, 2 usage or settings, 3 output, 4 input, 5 too many failed tiles or an alarm of a mask "
+    "layer, 6 remote, 7 memory or disk, 8 refused for safety, 130 and 143 interrupted with the state saved."
 )
 
 app = typer.Typer(
@@ -32,11 +32,14 @@ app.command("run")(run.run)
 app.command("plan")(run.plan)
 app.command("info")(info.info)
 app.command("export")(results.export)
-app.command("evaluate")(results.evaluate)
+app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
+app.command("calibrate")(calibrate.calibrate)
 app.command("verify")(results.verify)
 app.command("train")(train.train)
 app.command("demo")(demo.demo)
 app.command("doctor")(doctor.doctor)
+app.add_typer(masks.app, name="masks")
 app.add_typer(models.app, name="models")
 
 

@@ -33,13 +33,16 @@ def list_models(as_json: AsJson = False) -> None:
 @app.command("show")
 def show(name: Name, as_json: AsJson = False) -> None:
     """Everything that a model's card says to the program."""
-    from geoinfer.model.registry import resolve_model
+    from geoinfer.model.registry import find_model
 
-    card = resolve_model(name).to_dict()
+    bundle = find_model(name)
+    card, chosen = bundle.spec.to_dict(), bundle.calibrations
     if as_json:
-        emit_json(card)
-    else:
-        emit_pairs(card)
+        emit_json({**card, "calibrations": {region: one.to_dict() for region, one in chosen.items()}})
+        return
+    emit_pairs(card)
+    for region, one in chosen.items():
+        emit(f"in {region}: threshold {one.threshold:g}, least area {one.min_area_m2:g} m² (for {one.objective})")
 
 
 @app.command("verify")

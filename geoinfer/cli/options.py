@@ -26,7 +26,7 @@ def _split(value: object) -> object:
 
 
 def _one_or_many(value: object) -> object:
-    return [value] if isinstance(value, str) else value
+    return [value] if isinstance(value, str | dict) else value
 
 
 def _share(value: object) -> object:
@@ -38,6 +38,8 @@ def _share(value: object) -> object:
 
 Numbers4 = Annotated[tuple[float, float, float, float], BeforeValidator(_split)]
 Numbers2 = Annotated[tuple[float, float], BeforeValidator(_split)]
+Mask = str | dict[str, Any]
+"""A mask layer as on the command line, or as its settings in YAML; `masks.layer` knows what they may be."""
 
 
 class RunOptions(BaseModel):
@@ -52,6 +54,9 @@ class RunOptions(BaseModel):
     bbox_crs: str = Field("EPSG:4326", description="a coordinate system such as EPSG:4326")
     region: str | None = Field(None, description="a file of polygons")
     crs: str | None = Field(None, description="a coordinate system such as EPSG:4326")
+    mask: Annotated[tuple[Mask, ...], BeforeValidator(_one_or_many)] = Field(
+        (), description="FILE:key=value,... or, in YAML, a list of {file: ..., name: ..., action: ...}"
+    )
     threshold: float | None = Field(None, gt=0, le=1, description="a probability above 0, at most 1")
     min_area: float | None = Field(None, ge=0, description="square metres, 0 or more")
     bands: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split)] | None = Field(
@@ -71,6 +76,10 @@ class RunOptions(BaseModel):
         None, description="a share of the tiles, as 1% or 0.01"
     )
     retries: int | None = Field(None, ge=0, le=100, description="0 to 100")
+    mask_alarm: Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)] | None = Field(
+        None, description="a share of the footprints, as 20% or 0.2"
+    )
+    strict_masks: bool = Field(False, description="true or false")
     dry_run: bool = Field(False, description="true or false")
     overwrite: bool = Field(False, description="true or false")
 
@@ -93,9 +102,9 @@ def resolve(flags: Mapping[str, object], environ: Mapping[str, str], config: Pat
     for name in RunOptions.model_fields:
         variable = PREFIX + name.upper()
         if environ.get(variable):
-            values[name], places[name] = environ[variable], variable
+            values[name], places[name] = _from_environment(name, environ[variable]), variable
         flag = flags.get(name)
-        if flag is not None and flag != ():  # no argument given
+        if flag is not None and flag not in ((), []):  # no argument given
             values[name], places[name] = flag, f"--{name.replace('_', '-')}"
     if "source" not in values:
         raise ConfigError("no SOURCE given: name one raster or more, as in `geoinfer run scene.tif -o RUN`")
@@ -105,10 +114,9 @@ def resolve(flags: Mapping[str, object], environ: Mapping[str, str], config: Pat
         raise ConfigError(_explain(error, values, places)) from error
 
 
-def active(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables that would act on a run."""
-    names = {PREFIX + name.upper() for name in RunOptions.model_fields}
-    return {name: environ[name] for name in sorted(names) if environ.get(name)}
+def _from_environment(name: str, text: str) -> object:
+    """A variable's value; several layers stand in one with `;` between them, since `,` and `:` are part of each."""
+    return [part.strip() for part in text.split(";") if part.strip()] if name == "mask" else text
 
 
 def _read_config(path: Path | None) -> dict[str, object]:
@@ -127,7 +135,7 @@ def _read_config(path: Path | None) -> dict[str, object]:
     settings: dict[str, object] = {}
     for key, value in read.items():
         name = str(key).replace("-", "_")
-        name = "source" if name == "sources" else name
+        name = {"sources": "source", "masks": "mask"}.get(name, name)
         if name not in RunOptions.model_fields:
             raise ConfigError(f"--config {path}: unknown key '{key}'{suggest(name, RunOptions.model_fields)}")
         if name in settings:

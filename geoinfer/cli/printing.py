@@ -34,6 +34,11 @@ def say(text: object = "") -> None:
     print(one_line(text), file=sys.stderr, flush=True)
 
 
+def warn(text: object) -> None:
+    """A line that must not be missed, though the work goes on."""
+    say(f"geoinfer: warning: {one_line(text)}")
+
+
 def fail(text: object) -> None:
     """The one line that tells what went wrong."""
     say(f"geoinfer: error: {one_line(text)}")

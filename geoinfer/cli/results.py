@@ -1,4 +1,4 @@
-"""Verbs on a finished run: `export` to other formats, `evaluate` against true footprints, `verify` its files."""
+"""Verbs on a finished run: `export` to other formats, `verify` its files."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from geoinfer.cli.printing import emit, emit_json, emit_pairs
-from geoinfer.errors import ConfigError, OutputError, SourceError
+from geoinfer.cli.printing import emit, emit_json
+from geoinfer.errors import OutputError, SourceError
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -27,7 +27,7 @@ def export(
     """Write the footprints of a run in other formats."""
     from geoinfer.formats import export as write
 
-    source = _footprints(run)
+    source = footprints_of(run)
     folder = run if output is None else output
     targets = [folder / f"footprints.{name.strip().lstrip('.')}" for name in formats.split(",")]
     for target in targets:
@@ -45,24 +45,6 @@ def export(
         emit_json({"files": [str(target) for target in targets]})
 
 
-def evaluate(
-    predicted: Annotated[Path, typer.Argument(help="A run directory, or a file of footprints.")],
-    truth: Annotated[Path, typer.Argument(help="A file of true footprints.")],
-    aoi: Annotated[Path | None, typer.Option("--aoi", help="Polygons inside which the truth is complete.")] = None,
-    iou: Annotated[float, typer.Option("--iou", help="Least intersection over union of a match.")] = 0.5,
-    as_json: AsJson = False,
-) -> None:
-    """Precision, recall, F1 and area agreement of footprints against true ones."""
-    from geoinfer.evaluation import evaluate as compare
-
-    pred = _read_vector(_footprints(predicted) if predicted.is_dir() else predicted)
-    result = compare(pred, _read_vector(truth), aoi=None if aoi is None else _read_vector(aoi), iou=iou).to_dict()
-    if as_json:
-        emit_json(result)
-    else:
-        emit_pairs(result)
-
-
 def verify(run: Run, as_json: AsJson = False) -> int:
     """Compare the files of a finished run with what its manifest says of them; status 5 where they differ."""
     from geoinfer.store import RunDirectory
@@ -77,7 +59,8 @@ def verify(run: Run, as_json: AsJson = False) -> int:
     return 5 if faults else 0
 
 
-def _footprints(run: Path) -> Path:
+def footprints_of(run: Path) -> Path:
+    """The footprints in a run directory."""
     path = run / "footprints.parquet"
     if not path.exists():
         raise SourceError(
@@ -86,14 +69,8 @@ def _footprints(run: Path) -> Path:
     return path
 
 
-def _read_vector(path: Path) -> GeoDataFrame:
-    import geopandas
+def read_vector(path: Path) -> GeoDataFrame:
+    """The features of a vector file; raises what `evaluation.read.read_vector` does."""
+    from geoinfer.evaluation.read import read_vector as read
 
-    if not path.exists():
-        raise SourceError(f"{path}: no such file")
-    if path.suffix.lower() in {".vrt", ".xml"}:
-        raise ConfigError(f"{path}: give the vector file itself, not a description of one")
-    try:
-        return geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path)
-    except Exception as error:  # pyogrio and pyarrow raise a dozen kinds for one fact
-        raise SourceError(f"{path}: cannot be read as vector data: {error}") from error
+    return read(path)

@@ -8,7 +8,7 @@ import os
 import shlex
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from geoinfer.cli.interrupt import soft_stop
-from geoinfer.cli.printing import bytes_text, duration_text, emit_json, emit_pairs, say
+from geoinfer.cli.printing import bytes_text, duration_text, emit_json, emit_pairs, say, warn
 from geoinfer.cli.progress import shown
+from geoinfer.cli.report import alarms, lines
 from geoinfer.errors import ConfigError, Interrupted
 
 if TYPE_CHECKING:
@@ -56,6 +57,15 @@ def run(
         Text, typer.Option("--region", help="A file of polygons to stay inside.", rich_help_panel=WHAT)
     ] = None,
     crs: Annotated[Text, typer.Option("--crs", help="Of the output (default: the grid's).", rich_help_panel=WHAT)] = None,
+    mask: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mask",
+            help="A mask layer: drop, keep, clip, flag or skip what a file covers; may stand several times, in order.",
+            metavar="FILE:key=value,...",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     threshold: Annotated[
         Text,
         typer.Option(
@@ -129,6 +139,19 @@ def run(
             "--retries", help="More attempts after a failure that may pass (default: 3).", metavar="N", rich_help_panel=HOW
         ),
     ] = None,
+    mask_alarm: Annotated[
+        Text,
+        typer.Option(
+            "--mask-alarm",
+            help="Share of the footprints from which what a layer removes is an alarm (default: 20%).",
+            metavar="20%",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    strict_masks: Annotated[
+        bool | None,
+        typer.Option("--strict-masks", help="End with status 5 on an alarm.", show_default=False, rich_help_panel=HOW),
+    ] = None,
     dry_run: Annotated[
         bool | None, typer.Option("-n", "--dry-run", help="Only say what it will take, as `plan`.", show_default=False)
     ] = None,
@@ -181,6 +204,7 @@ def _job(options: RunOptions) -> Job:
         bbox_crs=options.bbox_crs,
         region=options.region,
         crs=options.crs,
+        masks=list(options.mask),
         threshold=options.threshold,
         min_area=options.min_area,
         bands=options.bands,
@@ -194,7 +218,7 @@ def _job(options: RunOptions) -> Job:
 def _execution(options: RunOptions) -> Execution:
     from geoinfer.job import Execution
 
-    names = ("tile", "batch_size", "in_flight", "retries", "on_error", "max_failed")
+    names = ("tile", "batch_size", "in_flight", "retries", "on_error", "max_failed", "mask_alarm", "strict_masks")
     given = {name: getattr(options, name) for name in names}
     return Execution(**{name: value for name, value in given.items() if value is not None})
 
@@ -213,25 +237,39 @@ def _plan(options: RunOptions, as_json: bool) -> int:
 
 def _run(options: RunOptions, out: str, command: list[str], *, as_json: bool, quiet: bool, verbose: bool) -> int:
     since = time.monotonic()
+    told: set[str] = set()
+
+    def alarm(text: str) -> None:
+        """Said as soon as it is known, and whatever --quiet: a filter that removes nothing must not pass in silence."""
+        if text not in told:
+            told.add(text)
+            warn(text)
+
     with soft_stop() as stop:
         try:
-            finished = _work(options, out, stop.event, quiet=quiet, verbose=verbose)
+            finished = _work(options, out, stop.event, alarm, quiet=quiet, verbose=verbose)
         except Interrupted as error:
             say(f"geoinfer: {error}:")
             say(f"  {shlex.join(command)}")
             return stop.status
+    for text in alarms(finished.manifest):  # also those of a run that was found finished
+        alarm(text)
     if as_json:
         emit_json(summary(finished))
     elif not quiet:
-        told = summary(finished)
+        about = summary(finished)
+        for line in lines(finished.manifest):
+            say(line)
         say(
-            f"{told['footprints']} footprints on {told['area_km2']:.4g} km² in {duration_text(time.monotonic() - since)}: "
+            f"{about['footprints']} footprints on {about['area_km2']:.4g} km² in {duration_text(time.monotonic() - since)}: "
             f"{finished.footprints}"
         )
     return 0
 
 
-def _work(options: RunOptions, out: str, stop: threading.Event, *, quiet: bool, verbose: bool) -> Run:
+def _work(
+    options: RunOptions, out: str, stop: threading.Event, alarm: Callable[[str], None], *, quiet: bool, verbose: bool
+) -> Run:
     from geoinfer.pipeline import run as start
 
     job, execution = _job(options), _execution(options)
@@ -244,7 +282,9 @@ def _work(options: RunOptions, out: str, stop: threading.Event, *, quiet: bool, 
     with _client(options, job.device, tiles) as client, shown(quiet) as show:
         if verbose and client is not None:
             say(f"{sum(client.nthreads().values())} worker threads, scheduler {client.scheduler.address}")
-        return start(job, out, execution=execution, client=client, overwrite=options.overwrite, progress=show, stop=stop)
+        return start(
+            job, out, execution=execution, client=client, overwrite=options.overwrite, progress=show, stop=stop, warn=alarm
+        )
 
 
 @contextmanager
@@ -289,5 +329,8 @@ def summary(finished: Run) -> dict[str, Any]:
         "resumed": finished.resumed,
         "area_km2": manifest["area_m2"]["asked"] / 1e6,
         "seconds": manifest["timings_s"]["total"],
+        "masks": manifest.get("masks", []),
+        "false_positive_meter": manifest.get("false_positive_meter", []),
+        "alarms": alarms(manifest),
         "outputs": {name: str(finished.directory.root / name) for name in manifest["outputs"]},
     }

@@ -8,11 +8,16 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-Geometries = NDArray[np.object_]
+from geoinfer.evaluation.kernels import shared_areas, take_in_order
+from geoinfer.evaluation.outlines import Geometries, outlines_of
+
 Indices = NDArray[np.int64]
 
-CHUNK = 100_000
-"""Pairs intersected at a time: bounds the memory that their intersections take."""
+PARTITION = 50_000
+"""Polygons of one side, and pairs, looked at at a time: bounds the memory that their outlines take."""
+
+EDGE_PAIRS = 100_000
+"""Pairs of edges of two polygons beyond which GEOS is faster than looking at each of them."""
 
 ROUNDING = 1e-9
 """Relative error that an IoU may have: one that is the threshold but for it is the threshold."""
@@ -40,27 +45,53 @@ class Pairs:
 
 
 def shared_area(a: Geometries, b: Geometries, *, ordered: bool = False) -> tuple[Indices, Indices, NDArray[np.float64]]:
-    """All pairs of polygons that share area.
+    """All pairs of polygons that share area. Works through `a` a partition at a time, which bounds the memory it takes.
+
+    An area is right to 1e-9 of the smaller polygon's: what is less is none, and what is the whole polygon but for it is it.
 
     Args:
-        a: (N,) polygons.
-        b: (M,) polygons.
+        a: (N,) valid polygons.
+        b: (M,) valid polygons.
         ordered: Only pairs whose index in `a` is the smaller one: for the pairs within one set.
 
     Returns:
         index into `a`, index into `b`, area of the intersection; sorted by (a, b).
     """
-    first, second = shapely.STRtree(b).query(a, predicate="intersects")
-    if ordered:
-        first, second = first[first < second], second[first < second]
-    order = np.lexsort((second, first))
-    first, second = first[order].astype(np.int64), second[order].astype(np.int64)
+    tree, area_a, area_b = shapely.STRtree(b), shapely.area(a), shapely.area(b)
+    found: list[tuple[Indices, Indices, NDArray[np.float64]]] = []
+    for start in range(0, len(a), PARTITION):
+        first, second = tree.query(a[start : start + PARTITION])  # those whose boxes meet
+        first = first + start
+        if ordered:
+            first, second = first[first < second], second[first < second]
+        order = np.lexsort((second, first))
+        first, second = first[order].astype(np.int64), second[order].astype(np.int64)
+        area = _intersections(a, b, first, second)
+        least = np.minimum(area_a[first], area_b[second])
+        area = np.where(area >= least * (1 - ROUNDING), least, area)
+        real = area > least * ROUNDING
+        found.append((first[real], second[real], area[real]))
+    if not found:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+    firsts, seconds, areas = zip(*found, strict=True)
+    return np.concatenate(firsts), np.concatenate(seconds), np.concatenate(areas)
+
+
+def _intersections(a: Geometries, b: Geometries, first: Indices, second: Indices) -> NDArray[np.float64]:
+    """(K,) areas of the intersections of pairs."""
     area = np.empty(len(first))
-    for start in range(0, len(first), CHUNK):
-        part = slice(start, start + CHUNK)
-        area[part] = shapely.area(shapely.intersection(a[first[part]], b[second[part]]))
-    real = area > 0
-    return first[real], second[real], area[real]
+    for start in range(0, len(first), PARTITION):
+        part = slice(start, start + PARTITION)
+        rows, row_at = np.unique(first[part], return_inverse=True)
+        cols, col_at = np.unique(second[part], return_inverse=True)
+        left, right = outlines_of(a[rows]), outlines_of(b[cols])
+        area[part] = shared_areas(
+            left.xy, left.sign, left.rings, left.polygons,
+            right.xy, right.sign, right.rings, right.polygons, row_at, col_at, EDGE_PAIRS,
+        )  # fmt: skip
+    long = np.flatnonzero(area < 0)
+    area[long] = shapely.area(shapely.intersection(a[first[long]], b[second[long]]))
+    return area
 
 
 def pairs_of(pred: Geometries, truth: Geometries) -> Pairs:
@@ -93,17 +124,18 @@ def match(pairs: Pairs, iou: float = 0.5, matching: str = "optimal") -> Pairs:
 
 
 def _greedy(pairs: Pairs) -> Pairs:
-    # Ties go to the true polygon that comes first in its file.
-    order = np.lexsort((pairs.truth, -pairs.iou, pairs.pred))
-    taken: set[int] = set()
-    chosen = []
-    last = -1
-    for index, pred, truth in zip(order.tolist(), pairs.pred[order].tolist(), pairs.truth[order].tolist(), strict=True):
-        if pred != last and truth not in taken:
-            taken.add(truth)
-            chosen.append(index)
-            last = pred
-    return pairs.take(np.array(chosen, np.int64))
+    """In file order; ties go to the true polygon that comes first in its file."""
+    if not len(pairs):
+        return pairs
+    order = np.arange(pairs.pred[-1] + 1)
+    everyone = np.ones(pairs.truth.max() + 1, np.bool_)
+    takes = take_in_order(order, starts_of(pairs, len(order)), pairs.truth, pairs.iou, everyone)
+    return pairs.take(takes[takes >= 0])
+
+
+def starts_of(pairs: Pairs, count: int) -> Indices:
+    """(count + 1,) where the pairs of each of `count` predictions begin."""
+    return np.searchsorted(pairs.pred, np.arange(count + 1)).astype(np.int64)
 
 
 def _optimal(pairs: Pairs) -> Pairs:

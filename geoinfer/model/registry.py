@@ -8,11 +8,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from geoinfer.errors import ConfigError, SourceError
-from geoinfer.model.spec import ModelSpec, parse_card
+from geoinfer.errors import ConfigError, OutputError, SourceError
+from geoinfer.model.spec import CALIBRATIONS, Calibration, ModelSpec, parse_calibrations, parse_card
 
 CARD, WEIGHTS = "item.json", "weights.safetensors"
 
@@ -23,6 +25,8 @@ class Bundle:
 
     spec: ModelSpec
     folder: Path
+    calibrations: Mapping[str, Calibration] = field(default_factory=dict)
+    """By region, what was chosen there."""
 
     @property
     def weights(self) -> Path:
@@ -66,7 +70,7 @@ def find_model(name: str | Path) -> Bundle:
         item = json.loads(card.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SourceError(f"{card}: cannot be read as a model card: {error}") from error
-    return Bundle(parse_card(item, str(card)), folder.resolve())
+    return Bundle(parse_card(item, str(card)), folder.resolve(), parse_calibrations(item, str(card)))
 
 
 def resolve_model(name: str | Path) -> ModelSpec:
@@ -91,3 +95,33 @@ def verify_weights(bundle: Bundle) -> bytes:
             "the weights are damaged or were changed; install the model again, or write a card for the new weights"
         )
     return content
+
+
+def write_calibration(bundle: Bundle, calibration: Calibration) -> Path:
+    """Put what was chosen for a region into a model's card, in place of an older entry; all else in it stays as it is.
+
+    Returns:
+        The card.
+
+    Raises:
+        SourceError: The card cannot be read.
+        OutputError: It cannot be written.
+    """
+    card = bundle.folder / CARD
+    try:
+        item = json.loads(card.read_text(encoding="utf-8"))
+        parse_card(item, str(card))
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{card}: cannot be read as a model card: {error}") from error
+    entries = {**item["properties"].get(CALIBRATIONS, {}), calibration.region: calibration.to_dict()}
+    item["properties"][CALIBRATIONS] = dict(sorted(entries.items()))
+    beside = card.with_suffix(f".{os.getpid()}.tmp")
+    try:  # a reader sees the old card or the new one
+        beside.write_text(json.dumps(item, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        beside.replace(card)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise OutputError(
+            f"{card}: cannot be written: {error.strerror or error}; copy the model's folder and give the copy as --model"
+        ) from error
+    return card

@@ -10,9 +10,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from geoinfer.errors import SourceError
+from geoinfer.errors import ConfigError, SourceError
 from geoinfer.grid import ChipSpec
 
+CALIBRATIONS = "geoinfer:calibration"
+"""Property of the item that holds, by region, what was chosen there. It is no part of `ModelSpec`: what a run uses of it
+stands in its job as the threshold and the least area that it was told."""
 PROBABILITIES = ("body", "core", "parted")
 """How the network's planes become one probability: the first plane, the second, or body x (1 - contact)."""
 
@@ -52,6 +55,35 @@ class ModelSpec:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for the job and its fingerprint."""
         return {**asdict(self), "arguments": dict(self.arguments)}
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What was chosen for a region on labelled places of it. A run does not act on it unless it is told these numbers."""
+
+    region: str
+    threshold: float
+    """Probability from which a pixel counts as building there, 0..1."""
+    min_area_m2: float
+    """Smaller footprints are rejected there."""
+    temperature: float | None
+    """Logits of the probabilities are to be divided by it; None where it was not fitted."""
+    objective: str
+    """What was maximised, as `f1` or `recall,precision>=0.9`."""
+    evidence: Mapping[str, Any]
+    """What it was chosen from and what came of it, for people: places, counts, figures before and after."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.threshold < 1 and self.min_area_m2 >= 0 and (self.temperature is None or self.temperature > 0)):
+            raise ConfigError(
+                f"calibration of {self.region}: threshold must lie in 0..1, min_area_m2 at or above 0, temperature above 0"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its entry in the card, without the region, which is the key."""
+        entry = {**asdict(self), "evidence": dict(self.evidence)}
+        del entry["region"]
+        return entry
 
 
 def parse_card(item: Mapping[str, Any], where: str) -> ModelSpec:
@@ -99,3 +131,36 @@ def parse_card(item: Mapping[str, Any], where: str) -> ModelSpec:
     if not len(spec.bands) == len(spec.mean) == len(spec.std):
         raise SourceError(f"{where}: {len(spec.bands)} bands, but value_scaling of {len(spec.mean)}; give one each")
     return spec
+
+
+def parse_calibrations(item: Mapping[str, Any], where: str) -> dict[str, Calibration]:
+    """What was chosen per region, from the JSON of a card; empty for a card that was never calibrated.
+
+    Args:
+        item: The STAC item.
+        where: Name of the file, for errors.
+
+    Raises:
+        SourceError: An entry that does not fit; the message names its region.
+    """
+    entries = item["properties"].get(CALIBRATIONS, {})
+    if not isinstance(entries, Mapping):
+        raise SourceError(f"{where}: {CALIBRATIONS} must be an object of one entry a region")
+    found = {}
+    for region, entry in entries.items():
+        try:
+            heat = entry.get("temperature")
+            found[str(region)] = Calibration(
+                region=str(region),
+                threshold=float(entry["threshold"]),
+                min_area_m2=float(entry["min_area_m2"]),
+                temperature=None if heat is None else float(heat),
+                objective=str(entry["objective"]),
+                evidence=dict(entry.get("evidence", {})),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise SourceError(
+                f"{where}: {CALIBRATIONS} of {region!r} does not fit: {type(error).__name__} {error}; "
+                "write it again with `geoinfer calibrate --write`"
+            ) from error
+    return found
