@@ -27,7 +27,7 @@ from geoinfer.imagery import open_raster as open_on_grid
 from geoinfer.imagery.source import Source
 from geoinfer.masks.layer import MaskLayer, open_masks
 from geoinfer.masks.prepare import PreparedLayer, prepare
-from geoinfer.model.spec import ModelSpec
+from geoinfer.model.spec import Calibration, ModelSpec
 from geoinfer.region import Bounds, GridRegion, Region, parse_crs, region_on
 from geoinfer.skipping import SkipRule
 from geoinfer.vector.footprints import overshoot_m
@@ -225,6 +225,21 @@ def _spec_of(model: str | PathLike[str] | Predicts) -> ModelSpec:
     return resolve_model(str(model))
 
 
+def _calibration_of(model: str | Predicts, region: str) -> Calibration:
+    """What the card of a model says for a region."""
+    if not isinstance(model, str):
+        raise ConfigError(f"calibrated {region!r}: give the model by name or folder, not loaded")
+    from geoinfer.model.registry import find_model
+
+    known = find_model(model).calibrations
+    if region not in known:
+        names = ", ".join(known) or "none"
+        raise ConfigError(
+            f"calibrated {region!r}: the card of model {model} has {names}; add it with `geoinfer calibrate --write`"
+        )
+    return known[region]
+
+
 def make_job(
     source: Paths | Source,
     *,
@@ -234,6 +249,7 @@ def make_job(
     region: Any = None,
     crs: str | CRS | None = None,
     masks: Mask | Iterable[Mask] = (),
+    calibrated: str | None = None,
     threshold: float | None = None,
     min_area: float | None = None,
     simplify: float | None = None,
@@ -253,6 +269,7 @@ def make_job(
         region: Instead of `bbox`: a file of polygons, a GeoDataFrame, a shapely geometry in `bbox_crs`, or a `Region`.
         crs: Of the output; the grid's where None.
         masks: Mask layers, in the order in which they act; or one.
+        calibrated: A region of the card: its calibrated threshold and minimum area stand for the model's.
         threshold: Probability from which a pixel is building; the model's where None.
         min_area: Smallest footprint, square metres; the model's where None.
         simplify: Tolerance of the outlines, metres; the model's where None.
@@ -281,6 +298,7 @@ def make_job(
         opened = source
     check_fit(opened, spec)
     place = _region(bbox, bbox_crs, region)
+    usual = spec if calibrated is None else _calibration_of(loaded, calibrated)
     return Job(
         source=opened,
         region=region_on(place, opened.grid, opened.bounds),
@@ -289,8 +307,8 @@ def make_job(
         device=device,
         precision=precision,
         crs=opened.grid.crs if crs is None else parse_crs(crs),
-        threshold=spec.threshold if threshold is None else threshold,
-        min_area_m2=spec.min_area_m2 if min_area is None else min_area,
+        threshold=usual.threshold if threshold is None else threshold,
+        min_area_m2=usual.min_area_m2 if min_area is None else min_area,
         simplify_m=spec.simplify_m if simplify is None else simplify,
         grow_m=spec.grow_m,
         min_confidence=min_confidence,

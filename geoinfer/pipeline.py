@@ -250,6 +250,7 @@ def detect(
     masks: Mask | Iterable[Mask] = (),
     strict_masks: bool = False,
     mask_alarm: float = 0.2,
+    calibrated: str | None = None,
     threshold: float | None = None,
     min_area: float | None = None,
     simplify: float | None = None,
@@ -269,7 +270,7 @@ def detect(
     Args:
         source: One raster or several, or a source opened for this model.
         model: A name, a directory or a predictor.
-        bbox, bbox_crs, region, crs, masks, threshold, min_area, simplify, min_confidence: As for `make_job`, like the next.
+        bbox, bbox_crs, region, crs, masks, calibrated, threshold, min_area, simplify, min_confidence: As for `make_job`.
         bands, stretch, assume_crs, device, precision: As for `make_job`.
         strict_masks: Raise what would be a warning about a mask layer.
         mask_alarm: Share of the footprints that came to a layer from which what it removes is worth a warning.
@@ -295,6 +296,7 @@ def detect(
         region=region,
         crs=crs,
         masks=masks,
+        calibrated=calibrated,
         threshold=threshold,
         min_area=min_area,
         simplify=simplify,

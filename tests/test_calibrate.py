@@ -23,6 +23,7 @@ from geoinfer.evaluation.objective import parse_objective
 from geoinfer.evaluation.places import Place, read_places, refuse_test
 from geoinfer.evaluation.reliability import LEVELS, count_levels, fit_temperature, heat, level_reliability, reliability
 from geoinfer.evaluation.sweep import Sweep, sweep
+from geoinfer.job import make_job
 from geoinfer.model.registry import find_model, write_calibration
 from geoinfer.model.spec import CALIBRATIONS, Calibration, parse_calibrations
 from tests.standins import StandIn, paint, spec_of, write_scene
@@ -306,6 +307,18 @@ def test_an_entry_that_does_not_fit_names_its_region_and_the_remedy(wrong: objec
 
 
 # The verb
+
+
+def test_a_run_takes_a_regions_settings_when_it_is_told_the_region(tmp_path: Path, card: Path) -> None:
+    bundle = find_model(card)
+    write_calibration(bundle, Calibration("here", 0.25, 7.0, None, "f1", {}))
+    image = write_scene(tmp_path / "scene.tif", np.full((3, 400, 400), 90, np.uint8))
+    plain, there = make_job(str(image), model=card), make_job(str(image), model=card, calibrated="here")
+    assert (plain.threshold, plain.min_area_m2) == (bundle.spec.threshold, bundle.spec.min_area_m2)
+    assert (there.threshold, there.min_area_m2) == (0.25, 7.0)
+    assert make_job(str(image), model=card, calibrated="here", threshold=0.5).threshold == 0.5
+    with pytest.raises(ConfigError, match=r"'nowhere': the card of model .* has here"):
+        make_job(str(image), model=card, calibrated="nowhere")
 
 
 def test_the_verb_writes_only_when_it_is_told_to(tmp_path: Path, card: Path, capsys: pytest.CaptureFixture[str]) -> None:

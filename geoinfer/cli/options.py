@@ -57,6 +57,7 @@ class RunOptions(BaseModel):
     mask: Annotated[tuple[Mask, ...], BeforeValidator(_one_or_many)] = Field(
         (), description="FILE:key=value,... or, in YAML, a list of {file: ..., name: ..., action: ...}"
     )
+    calibrated: str | None = Field(None, description="a region that the model's card has a calibration for")
     threshold: float | None = Field(None, gt=0, le=1, description="a probability above 0, at most 1")
     min_area: float | None = Field(None, ge=0, description="square metres, 0 or more")
     bands: Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_split)] | None = Field(

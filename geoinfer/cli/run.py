@@ -66,6 +66,15 @@ def run(
             rich_help_panel=WHAT,
         ),
     ] = None,
+    calibrated: Annotated[
+        Text,
+        typer.Option(
+            "--calibrated",
+            help="Region of the model's card whose threshold and minimum area to use.",
+            metavar="REGION",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     threshold: Annotated[
         Text,
         typer.Option(
@@ -205,6 +214,7 @@ def _job(options: RunOptions) -> Job:
         region=options.region,
         crs=options.crs,
         masks=list(options.mask),
+        calibrated=options.calibrated,
         threshold=options.threshold,
         min_area=options.min_area,
         bands=options.bands,

@@ -168,7 +168,7 @@ class _Work:
             yield pa.record_batch([feature, numbers, pa.array(shapely.to_wkb(shapes), pa.binary())], schema=_SCHEMA)
 
     def _meets_region(self, shapes: NDArray[np.object_]) -> NDArray[np.bool_]:
-        """(N,) a piece itself, not its bounds alone, meets what is asked for: a layer that only comes near touches nothing."""
+        """(N,) a piece itself, not its bounds alone, meets the region: a layer that only comes near touches nothing."""
         bounds, (region,) = shapely.bounds(shapes), self.projection.target_boxes
         meets_it: NDArray[np.bool_] = ((bounds[:, :2] >= region[:2]) & (bounds[:, 2:] <= region[2:])).all(axis=1)
         beyond = np.flatnonzero(~meets_it)

@@ -59,7 +59,7 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What was chosen for a region on labelled places of it. A run does not act on it unless it is told these numbers."""
+    """What was chosen for a region on labelled places of it. A run does not act on it unless it is told the region."""
 
     region: str
     threshold: float
