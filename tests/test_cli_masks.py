@@ -214,7 +214,8 @@ def test_a_run_accounts_for_every_footprint(
     assert meter["inside"]["kept"] + meter["outside"]["kept"] == len(before)
     assert main(run_of(scene, out, "--mask", str(layers / "water.gpkg"))) == 0  # found finished: says the same
     err = capsys.readouterr().err
-    assert f"mask layer water (drop): {len(before)} footprints tested, {len(removed)} removed" in err
+    assert f"mask layer water (drop): {layer['features']} features, " in err
+    assert f" km² of the region; {len(before)} footprints tested, {len(removed)} removed" in err
     assert "false positives by water: inside it " in err
 
 
@@ -222,10 +223,11 @@ def test_the_lines_of_the_report_read_as_they_should() -> None:
     layer = {
         "name": "sea", "action": "skip", "tested": 812, "removed": 15, "share_removed": 15 / 812, "removed_area_m2": 2160.2,
         "flagged": 4, "clipped": 0, "clipped_area_m2": 0.0, "skipped_cores": 40, "device_s_saved": 75.0,
+        "features": 7, "area_m2": 390_000.0,
     }  # fmt: skip
     assert layer_line(layer) == (
-        "mask layer sea (skip): 812 footprints tested, 15 removed (1.8 %, 2160 m²), 4 flagged, "
-        "40 cores skipped, which saved the device 1:15 min"
+        "mask layer sea (skip): 7 features, 0.39 km² of the region; 812 footprints tested, "
+        "15 removed (1.85 %, 2160 m²), 4 flagged, 40 cores skipped, which saved the device 1:15 min"
     )
     side = {"area_km2": 0.5, "kept_per_km2": 30.0, "interval_95": [17.0, 50.0], "raw_per_km2": 44.0}
     assert meter_line({"layer": "sea", "inside": side, "outside": {**side, "area_km2": 0.0}}) == (
