@@ -146,7 +146,12 @@ def curves(found: Curves) -> Html:
     if len(by_threshold):
         best = by_threshold.iloc[int(by_threshold["f1"].to_numpy().argmax())]
         told = f"F1 is greatest, {number(best['f1'])}, for predictions of confidence {best['threshold']:g} and above."
-        lines = [Line(name, by_threshold["threshold"], by_threshold[name]) for name in ("f1", "precision", "recall")]
+        judged = by_threshold[by_threshold["n_pred"] > 0]  # elsewhere precision is 0 by rule, not measured
+        lines = [
+            Line("f1", by_threshold["threshold"], by_threshold["f1"]),
+            Line("precision", judged["threshold"], judged["precision"]),
+            Line("recall", by_threshold["threshold"], by_threshold["recall"]),
+        ]
         chart = line_chart("F1 by threshold", told, lines, Axis("Least confidence"), Axis("F1, precision, recall"))
         parts.append(
             _figure("F1 by threshold", chart, f"{told} Chosen on the same footprints, so a little flattering.", by_threshold)
