@@ -87,7 +87,7 @@ class Accounts:
             if place in skipped:
                 sums = self._sums[skipped[place]]
                 sums.skipped += 1
-                sums.skipped_mm2 += _mm2(np.array([asked[_slices(core, window)].sum() * pixel_m2]))
+                sums.skipped_mm2 += _mm2(np.array([asked[core.slices_in(window)].sum() * pixel_m2]))
         for _, _, number in record.opened:
             self._sums[number].opened += 1
 
@@ -98,11 +98,11 @@ class Accounts:
         grid, counts = self._job.source.grid, np.zeros((3, len(cores)), np.int64)
         boxes = [shapely.box(*grid.bounds(core.intersection(self._job.region.window))) for core in cores]
         for number, share in enumerate(covered_share(np.array(boxes, dtype=object), layer).tolist()):
-            core, here = cores[number], _slices(cores[number], window)
+            core, here = cores[number], cores[number].slices_in(window)
             inside: Mask | bool = share == 1.0
             if 0.0 < share < 1.0:  # for the others all pixels are the same, and most cores are such
                 part = core.intersection(window)
-                inside = layer_pixels(layer, core, grid)[_slices(part, core)]
+                inside = layer_pixels(layer, core, grid)[part.slices_in(core)]
             counts[0, number] = np.count_nonzero(inside & asked[here])
             counts[1, number] = np.count_nonzero(inside & looked[here])
             counts[2, number] = np.count_nonzero(looked[here]) - counts[1, number]
@@ -250,10 +250,3 @@ def _lattice(window: Window, core: int) -> Tile:
     row, col = window.row // core * core, window.col // core * core
     height, width = -(-window.stop_row // core) * core - row, -(-window.stop_col // core) * core - col
     return Tile(0, 0, Window(row, col, height, width))
-
-
-def _slices(part: Window, window: Window) -> tuple[slice, slice]:
-    """Where what of a window lies in another one is in that one's array."""
-    part = part.intersection(window)
-    row, col = part.row - window.row, part.col - window.col
-    return slice(row, row + part.height), slice(col, col + part.width)

@@ -243,7 +243,7 @@ def _reached(look: _Look, core: Window, threshold_u8: int) -> Iterator[Core]:
     """The cores beside a core that one of its building pixels faces."""
     row, col = _key(core)
     part = core.intersection(look.window)
-    is_building = look.prob[_slices(part, look.window)] >= threshold_u8  # 0 where not computed, and never enough
+    is_building = look.prob[part.slices_in(look.window)] >= threshold_u8  # 0 where not computed, and never enough
     beside = (
         (part.row == core.row, is_building[0], (row - 1, col)),
         (part.stop_row == core.stop_row, is_building[-1], (row + 1, col)),
@@ -290,7 +290,7 @@ class _Look:
         if self.asked is None:
             inside = part.intersection(self.window)
             return inside.height * inside.width
-        return int(self.asked[_slices(part, self.window)].sum())
+        return int(self.asked[part.slices_in(self.window)].sum())
 
     def at(self, cores: Iterable[Window]) -> None:
         """Read and infer cores."""
@@ -300,22 +300,22 @@ class _Look:
             needed = hull(block).grow(chips.margin)
             image = self.source.read(needed)
             for core in block:
-                here = _slices(core, self.window)
-                live = image.valid[_slices(core.intersection(self.window), needed)]
+                here = core.slices_in(self.window)
+                live = image.valid[core.intersection(self.window).slices_in(needed)]
                 if self.asked is not None:
                     live = live & self.asked[here]
-                if live.any() and not _is_constant(image, _slices(core.grow(chips.margin), needed)):
+                if live.any() and not _is_constant(image, core.grow(chips.margin).slices_in(needed)):
                     self.computed[here] = live
                     todo.append((core, image, needed))
         self.clock.lap("read")
         for start in range(0, len(todo), CHIPS_AT_ONCE):
             batch = todo[start : start + CHIPS_AT_ONCE]
-            cuts = [(image, *_slices(core.grow(chips.margin), needed)) for core, image, needed in batch]
+            cuts = [(image, *core.grow(chips.margin).slices_in(needed)) for core, image, needed in batch]
             pixels = np.stack([image.pixels[:, rows, cols] for image, rows, cols in cuts])  # (N, C, S, S)
             valid = np.stack([image.valid[rows, cols] for image, rows, cols in cuts])  # (N, S, S)
             for (core, _, _), found in zip(batch, self.predictor.predict(pixels, valid), strict=True):
-                here = _slices(core, self.window)
-                prob = found[_slices(core.intersection(self.window), core.grow(chips.margin))]
+                here = core.slices_in(self.window)
+                prob = found[core.intersection(self.window).slices_in(core.grow(chips.margin))]
                 self.prob[here] = np.where(self.computed[here], prob, 0)
         self.chips += len(todo)
         self.clock.lap("predict")
@@ -371,13 +371,6 @@ def _cores(window: Window, core: int) -> Iterator[Window]:
     for r in range(row, -(-window.stop_row // core)):
         for c in range(col, -(-window.stop_col // core)):
             yield from cores_of(Tile(r, c, Window(r * core, c * core, core, core)), core)
-
-
-def _slices(part: Window, frame: Window) -> tuple[slice, slice]:
-    """Where the part of a window that lies in a frame is in the frame's array."""
-    inside = part.intersection(frame)
-    row, col = inside.row - frame.row, inside.col - frame.col
-    return slice(row, row + inside.height), slice(col, col + inside.width)
 
 
 def hull(windows: Sequence[Window]) -> Window:

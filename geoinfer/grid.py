@@ -56,6 +56,12 @@ class Window:
             max(0, min(self.stop_col, other.stop_col) - col),
         )
 
+    def slices_in(self, frame: Window) -> tuple[slice, slice]:
+        """Where what of the window lies in a frame is in the frame's array: rows, columns."""
+        part = self.intersection(frame)
+        row, col = part.row - frame.row, part.col - frame.col
+        return slice(row, row + part.height), slice(col, col + part.width)
+
     def grow(self, margin: int) -> Window:
         """The window with `margin` more pixels on each side."""
         return Window(self.row - margin, self.col - margin, self.height + 2 * margin, self.width + 2 * margin)

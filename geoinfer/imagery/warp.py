@@ -109,7 +109,7 @@ class _Patch:
 
     def cut(self, area: Window, reduce: tuple[int, int]) -> _Patch:
         """The patch of a smaller area within this one."""
-        rows, cols = _slices(area, self.area)
+        rows, cols = area.slices_in(self.area)
         fine = tuple(slice(s.start * n, s.stop * n) for s, n in zip((rows, cols), reduce, strict=True))
         return _Patch(area, self.pixels[:, rows, cols], self.weights[rows, cols], self.valid[fine])
 
@@ -141,7 +141,7 @@ class WarpedRaster:
                 frame = Window(block_row * side - row0, block_col * side - col0, side, side)
                 block = self.cache.get((self.index, block_row, block_col), partial(self._warp, frame))
                 part = window.intersection(frame)
-                there, here = _slices(part, window), _slices(part, frame)
+                there, here = part.slices_in(window), part.slices_in(frame)
                 image.pixels[:, *there] = block.pixels[:, *here]
                 image.valid[there] = block.valid[here]
         return image
@@ -181,7 +181,7 @@ class WarpedRaster:
         patch = around.cut(area, self.kernel.reduce)
         if not patch.valid.any():
             return
-        here = _slices(block, frame)
+        here = block.slices_in(frame)
         if area == wanted and patch.valid.all():
             image.pixels[:, *here] = self._resample(patch.pixels, patch.area, block)
             image.valid[here] = True
@@ -340,12 +340,6 @@ def _quarters(block: Window) -> Iterator[Window]:
     for row in (block.row, block.row + height):
         for col in (block.col, block.col + width):
             yield Window(row, col, height, width)
-
-
-def _slices(part: Window, frame: Window) -> tuple[slice, slice]:
-    """A part of a frame as array indices of the frame."""
-    row, col = part.row - frame.row, part.col - frame.col
-    return slice(row, row + part.height), slice(col, col + part.width)
 
 
 def _size_of(image: Image) -> int:

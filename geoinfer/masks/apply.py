@@ -14,7 +14,6 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
-import pandas as pd
 import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
@@ -26,6 +25,7 @@ from geoinfer.masks.layer import MaskLayer, open_masks
 from geoinfer.masks.planes import areas_m2, measured, planes_of, projected
 from geoinfer.masks.prepare import PreparedLayer, prepare
 from geoinfer.region import Bounds
+from geoinfer.vector.footprints import text_column
 
 _AROUND_M = np.array([-1.0, -1.0, 1.0, 1.0])
 """A region has an area even where a footprint has none."""
@@ -276,10 +276,10 @@ def _split(
     accepted, rejected = table[~out].copy(), table[out].copy()
     number = fates.rejecter[out]
     by = [layers[at] for at in number.tolist()]
-    rejected["reason"] = _text([f"mask_{layer.action}" for layer in by])
-    rejected["detail"] = _text(fates.detail[out].tolist())
-    rejected["layer"] = _text([layer.name for layer in by])
-    rejected["layer_version"] = _text([layer.version for layer in by])
+    rejected["reason"] = text_column([f"mask_{layer.action}" for layer in by])
+    rejected["detail"] = text_column(fates.detail[out].tolist())
+    rejected["layer"] = text_column([layer.name for layer in by])
+    rejected["layer_version"] = text_column([layer.version for layer in by])
     rejected["covered_share"] = fates.cover[np.flatnonzero(out), number]
     return accepted, rejected
 
@@ -321,8 +321,3 @@ def _cut(value: float, limit: float) -> float:
         if shown != limit and (shown > limit) == (value > limit):
             return shown
     return value
-
-
-def _text(values: list[str]) -> object:
-    """A text column that stays one with no rows."""
-    return pd.array(values, dtype=pd.StringDtype(na_value=np.nan))

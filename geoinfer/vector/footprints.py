@@ -68,15 +68,15 @@ def finish(
     count = len(polygons)
     table = gpd.GeoDataFrame(
         {
-            "id": _text(identifiers(polygons.first, grid.origin_pixel)),
+            "id": text_column(identifiers(polygons.first, grid.origin_pixel)),
             "geometry": geometries,
             "confidence": confidence,
             "area_in_meters": area_m2,
             "truncated": polygons.truncated,
             "regularized": np.zeros(count, np.bool_),
-            "model": _text([model] * count),
-            "imagery": _text([imagery] * count),
-            "datetime": _text([datetime] * count),
+            "model": text_column([model] * count),
+            "imagery": text_column([imagery] * count),
+            "datetime": text_column([datetime] * count),
         },
         geometry="geometry",
         crs=grid.crs,
@@ -92,8 +92,8 @@ def finish(
             too_small[is_rejected].tolist(), area_m2[is_rejected].tolist(), confidence[is_rejected].tolist(), strict=True
         )
     ]
-    rejected["reason"], rejected["detail"] = _text(reasons.tolist()), _text(details)
-    rejected["layer"], rejected["layer_version"] = _text([None] * len(rejected)), _text([None] * len(rejected))
+    rejected["reason"], rejected["detail"] = text_column(reasons.tolist()), text_column(details)
+    rejected["layer"], rejected["layer_version"] = text_column([None] * len(rejected)), text_column([None] * len(rejected))
     rejected["covered_share"] = np.full(len(rejected), np.nan)
     return Finished(table[~is_rejected].reset_index(drop=True), rejected)
 
@@ -177,7 +177,7 @@ def _metres_per_unit(crs: CRS) -> float:
     return float(crs.axis_info[0].unit_conversion_factor)
 
 
-def _text(values: list[Any]) -> Any:
+def text_column(values: list[Any]) -> Any:
     """A text column that stays one with no rows and with nothing known."""
     return pd.array(values, dtype=pd.StringDtype(na_value=np.nan))
 
