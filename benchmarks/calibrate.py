@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks.regions import footprints, places, prepare, probabilities, score
 from geoinfer.evaluation import combine
+from geoinfer.model.folding import fold
 from geoinfer.model.predictor import Predictor, load_network, resolve_precision
 from geoinfer.model.registry import find_model
 
@@ -49,7 +50,7 @@ def main() -> None:
         for how in options.probability.split(","):
             spec = dataclasses.replace(bundle.spec, probability=how)
             predictor = Predictor(
-                spec, network, precision=resolve_precision("auto", "cpu"), batch_size=1, threads=os.cpu_count()
+                spec, fold(network, spec), precision=resolve_precision("auto", "cpu"), batch_size=1, threads=os.cpu_count()
             )
             cached = [probabilities(truth, predictor) for truth in truths]
             for grow in [float(g) for g in options.grow.split(",")] if how == "core" else [0.0]:

@@ -13,6 +13,8 @@ rectangles in rows, turned; most of them are found with twice the vertices, move
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import platform
 import threading
@@ -26,6 +28,7 @@ import psutil
 import shapely
 from numpy.typing import NDArray
 
+from benchmarks.rows import Row
 from geoinfer.evaluation import evaluate, match, pairs_of
 from geoinfer.evaluation.measures import measures
 from geoinfer.evaluation.objects import objects
@@ -114,6 +117,24 @@ def timed(what: str, count: int, work: Callable[[], Result]) -> tuple[float, Res
     more = (max(peaks) - before) / 2**20
     print(f"| {what} | {count} | {wall:.1f} | {processor:.1f} | {processor / count * 1e6:.1f} | {more:.0f} |", flush=True)
     return processor, result
+
+
+def rows(quick: bool) -> list[Row]:
+    """Matching and a whole evaluation against the loop, per footprint."""
+    few_count, count = (2000, 20_000) if quick else (20_000, 200_000)
+    measures(objects(*sides(1000)))  # compiles, or loads what was compiled
+    few, many = sides(few_count), sides(count)
+    with contextlib.redirect_stdout(io.StringIO()):
+        loop_s, counts = timed("plain loop", few_count, lambda: plain_loop(*few))
+        match_s, _ = timed("matching alone", count, lambda: matched(*many))
+        whole_s, _ = timed("evaluate", count, lambda: evaluate(*many))
+    if matched(*few) != counts:
+        raise AssertionError(f"the matching counts {matched(*few)}, the plain loop {counts}")
+    loop, unit, against = few_count / loop_s, "footprints/s", "a plain loop over an STRtree"
+    return [
+        Row("matching", count / match_s, unit, loop, against, 20),
+        Row("whole evaluate, validity and unions included", count / whole_s, unit, loop, against),
+    ]
 
 
 def main() -> None:

@@ -350,6 +350,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("GEOINFER_DATA", "../shared/data")))
     parser.add_argument("--splits", default="test", choices=["test", "val", "train", "water", "report", "all"])
     parser.add_argument("--only", default="", help="only places whose name or image holds this, whatever the case")
+    parser.add_argument("--without", default="", help="no images whose path holds one of these, with commas between them")
     parser.add_argument("--threshold", type=float, help="instead of the model's")
     parser.add_argument("--thresholds", default="", help="several, with commas: one table for each")
     parser.add_argument("--json", type=Path, help="also write the figures there, as a model's evaluation.json")
@@ -369,6 +370,7 @@ def main() -> None:
         place
         for place in places(options.data, splits.get(options.splits, (options.splits,)))
         if options.only.lower() in f"{place.name} {place.image}".lower()
+        and not any(part in str(place.image) for part in options.without.split(",") if part)
     ]
     several: list[float | None] = [float(part) for part in options.thresholds.split(",") if part]
     thresholds = several or [options.threshold]

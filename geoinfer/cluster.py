@@ -1,14 +1,15 @@
 """Dask: a client over local worker processes, or over a cluster that is there already.
 
 Workers are spawned, never forked (GDAL's threads do not survive a fork), quiet, and deaf to Ctrl-C: the driver decides
-when they stop. On a CPU each has one thread for everything, so that workers do not fight for cores; on a GPU each owns one
-device.
+when they stop. On a CPU each has one thread for everything unless told otherwise, so that workers do not fight for cores;
+on a GPU each owns one device.
 Nothing else in geoinfer imports distributed.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -30,8 +31,8 @@ CONFIG = {
 }
 
 
-GPU_THREADS = 4
-"""Dask threads of a worker that owns a GPU: they read and polygonize while one of them holds the device."""
+GPU_THREADS = 16
+"""Dask threads of a worker that owns a GPU, where there are as many cores: they read and polygonize while it works."""
 
 
 class PrepareWorker(WorkerPlugin):
@@ -51,8 +52,10 @@ class PrepareWorker(WorkerPlugin):
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
             devices = visible.split(",") if visible else [str(i) for i in range(worker.name + 1)]
             os.environ["CUDA_VISIBLE_DEVICES"] = devices[worker.name % len(devices)]  # before CUDA starts here
+        from geoinfer.imagery.blocks import make_room
         from geoinfer.vector import warm_up
 
+        make_room(worker.state.nthreads)
         warm_up()
 
 
@@ -72,7 +75,7 @@ def connect(
         workers: Local worker processes; None: one a GPU, or one a core.
         scheduler: Address of a cluster to use instead, `tcp://HOST:PORT`; it is left running.
         device: `cpu`, `cuda` (one GPU a worker) or `cuda:N` (all workers on that one).
-        threads: Threads of torch in each local worker.
+        threads: Threads of the network in each local worker, on a CPU.
         dashboard: Serve Dask's dashboard on a free local port; its address is `client.dashboard_link`.
         timeout_s: How long a scheduler or the workers may take to answer.
 
@@ -93,7 +96,7 @@ def connect(
         with (
             LocalCluster(
                 n_workers=workers or default_workers(device),
-                threads_per_worker=1 if device == "cpu" else GPU_THREADS,
+                threads_per_worker=tile_threads(device, threads, workers or default_workers(device)),
                 processes=True,
                 host="127.0.0.1",  # the scheduler trusts whoever reaches it
                 dashboard_address="127.0.0.1:0" if dashboard else None,
@@ -116,6 +119,13 @@ def default_workers(device: str) -> int:
     if device.startswith("cuda:"):
         return 1
     return len(os.sched_getaffinity(0))
+
+
+def tile_threads(device: str, threads: int, workers: int) -> int:
+    """Dask threads of each local worker: tiles side by side that keep the network busy, as `worker.tiles_at_once`."""
+    if device == "cpu":
+        return 1 if threads == 1 else 1 + math.ceil(threads / 8)
+    return max(2, min(GPU_THREADS, len(os.sched_getaffinity(0)) // workers))
 
 
 def _environment(threads: int) -> dict[str, object]:

@@ -11,10 +11,8 @@ exception; `pipeline` decides what becomes of it.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import groupby
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,8 +20,11 @@ import numpy.typing as npt
 
 from geoinfer.errors import ConfigError
 from geoinfer.grid import Grid, Tile, Window, cores_of
+from geoinfer.imagery.meter import decoded
 from geoinfer.imagery.source import Image, Source
 from geoinfer.model.spec import ModelSpec
+from geoinfer.trace import span
+from geoinfer.vector.bits import at_least
 from geoinfer.vector.footprints import square_metres_per_unit
 from geoinfer.vector.stitch import TileResult, split
 
@@ -34,11 +35,11 @@ Core = tuple[int, int]
 GSD_TOLERANCE = 0.03
 """How far a grid's pixels may be from the model's, as a share; a source's own pixels are used up to 0.02."""
 CHIPS_AT_ONCE = 64
-"""Chips handed to the predictor together, which cuts them in batches of its own: bounds a tile's memory."""
+"""Chips read and handed to the predictor together, at most: bounds a tile's memory."""
 
 
 class Predicts(Protocol):
-    """What a predictor is to the pipeline."""
+    """What a predictor is to the pipeline. One with a `chips_at_once` is brought that many chips a call, else one."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -104,7 +105,12 @@ class TileRecord:
     """Chips inferred."""
     read_s: float = 0.0
     predict_s: float = 0.0
+    """Until the predictor answered: longer than it worked, where others wait for it as well."""
     polygonize_s: float = 0.0
+    decoded_pixels: int = 0
+    """Pixels of the imagery's own that were decoded for this tile, and not for one before it."""
+    decoded_bytes: int = 0
+    """What these took in the file."""
     skipped: tuple[tuple[int, int, int], ...] = ()
     """Cores that were not looked at: lattice row, column, number of the mask layer. Sorted, as the next two."""
     opened: tuple[tuple[int, int, int], ...] = ()
@@ -182,20 +188,24 @@ def detect_tile(
         The polygons and seams, None where nothing was computed; and the coverage row.
     """
     asked = detection.region.mask(window)
-    look = _Look(detection.source, detection.predictor, window, asked)
+    name = f"{tile.row}_{tile.col}"
+    look = _Look(detection.source, detection.predictor, window, asked, name)
     wanted = look.wanted()
     opened, knocks = _look_around(look, wanted, tile, detection.threshold_u8, skip)
     closed = skip.cores.keys() - opened
     left = [at for at in wanted if _key(at) in closed]
     pixel_m2 = pixel_area_m2(detection.source.grid, window)
-    n_asked, n_done = look.count(window), int(look.computed.sum())
+    n_asked, n_done = look.count(window), int(np.count_nonzero(look.computed))
     n_masked = sum(look.count(at) for at in left)
-    result = None
+    result, polygonize_s = None, 0.0
     if n_done:
-        result = split(look.prob >= detection.threshold_u8, window, prob=look.prob, valid=look.computed)
+        with span("polygonize", name) as took:
+            mask = at_least(look.prob, detection.threshold_u8)  # never where nothing was computed: that is 0
+            is_all_computed = n_done == look.prob.size
+            result = split(mask, window, prob=look.prob, valid=None if is_all_computed else look.computed)
+        polygonize_s = took.seconds
         if n_done < n_asked:
             result = replace(result, computed=look.computed)
-    look.clock.lap("polygonize")
     record = TileRecord(
         tile.row,
         tile.col,
@@ -207,9 +217,11 @@ def detect_tile(
         nodata_m2=(n_asked - n_done - n_masked) * pixel_m2,
         masked_m2=n_masked * pixel_m2,
         chips=look.chips,
-        read_s=look.clock.spent["read"],
-        predict_s=look.clock.spent["predict"],
-        polygonize_s=look.clock.spent["polygonize"],
+        read_s=look.read_s,
+        predict_s=look.predict_s,
+        polygonize_s=polygonize_s,
+        decoded_pixels=look.decoded_pixels,
+        decoded_bytes=look.decoded_bytes,
         skipped=tuple((*_key(at), skip.cores[_key(at)]) for at in left),
         opened=tuple((*at, skip.cores[at]) for at in sorted(opened)),
         knocks=tuple(sorted(knocks)),
@@ -258,7 +270,7 @@ def _reached(look: _Look, core: Window, threshold_u8: int) -> Iterator[Core]:
 def failed_record(tile: Tile, window: Window, grid: Grid, region: Masks, reason: str) -> TileRecord:
     """The coverage row of a tile that could not be computed."""
     asked = region.mask(window)
-    area = (window.height * window.width if asked is None else int(asked.sum())) * pixel_area_m2(grid, window)
+    area = (window.height * window.width if asked is None else int(np.count_nonzero(asked))) * pixel_area_m2(grid, window)
     pixels = (window.row, window.col, window.height, window.width)
     return TileRecord(tile.row, tile.col, pixels, "failed", reason, area_m2=area, failed_m2=area)
 
@@ -273,13 +285,12 @@ def pixel_area_m2(grid: Grid, window: Window) -> float:
 class _Look:
     """What is known of a window's pixels; grows as cores are looked at."""
 
-    def __init__(self, source: Source, predictor: Predicts, window: Window, asked: Mask | None) -> None:
-        self.source, self.predictor, self.window, self.asked = source, predictor, window, asked
+    def __init__(self, source: Source, predictor: Predicts, window: Window, asked: Mask | None, name: str = "") -> None:
+        self.source, self.predictor, self.window, self.asked, self.name = source, predictor, window, asked, name
         self.prob = np.zeros((window.height, window.width), np.uint8)
         self.computed = np.zeros((window.height, window.width), np.bool_)
-        self.chips = 0
-        """Chips inferred so far."""
-        self.clock = _Clock()
+        self.chips = self.decoded_pixels = self.decoded_bytes = 0
+        self.read_s = self.predict_s = 0.0
 
     def wanted(self) -> list[Window]:
         """The cores with a pixel that is asked for, row-major."""
@@ -290,72 +301,75 @@ class _Look:
         if self.asked is None:
             inside = part.intersection(self.window)
             return inside.height * inside.width
-        return int(self.asked[part.slices_in(self.window)].sum())
+        return int(np.count_nonzero(self.asked[part.slices_in(self.window)]))
 
     def at(self, cores: Iterable[Window]) -> None:
-        """Read and infer cores."""
-        chips = self.predictor.spec.chips
-        todo: list[tuple[Window, Image, Window]] = []  # core, an image that holds its chip, and the image's window
-        for block in blocks(cores):
-            needed = hull(block).grow(chips.margin)
-            image = self.source.read(needed)
-            for core in block:
-                here = core.slices_in(self.window)
-                live = image.valid[core.intersection(self.window).slices_in(needed)]
+        """Read and infer cores, as many at a time as the predictor asks for."""
+        at_once = max(1, min(CHIPS_AT_ONCE, getattr(self.predictor, "chips_at_once", 1)))
+        for group in _groups(self._live(cores), at_once):
+            with span("predict", self.name) as took:
+                self._infer(group)
+            self.predict_s += took.seconds
+
+    def _live(self, cores: Iterable[Window]) -> Iterator[tuple[Window, Image]]:
+        """The cores with a pixel to compute, each with the image of its chip."""
+        margin = self.predictor.spec.chips.margin
+        before = decoded()
+        for core in cores:
+            with span("read", self.name) as took:
+                frame, here = core.grow(margin), core.slices_in(self.window)
+                image = self.source.read(frame)
+                live = image.valid[core.intersection(self.window).slices_in(frame)]
                 if self.asked is not None:
                     live = live & self.asked[here]
-                if live.any() and not _is_constant(image, core.grow(chips.margin).slices_in(needed)):
+                is_live = bool(live.any()) and not _is_constant(image)
+                if is_live:
                     self.computed[here] = live
-                    todo.append((core, image, needed))
-        self.clock.lap("read")
-        for start in range(0, len(todo), CHIPS_AT_ONCE):
-            batch = todo[start : start + CHIPS_AT_ONCE]
-            cuts = [(image, *core.grow(chips.margin).slices_in(needed)) for core, image, needed in batch]
-            pixels = np.stack([image.pixels[:, rows, cols] for image, rows, cols in cuts])  # (N, C, S, S)
-            valid = np.stack([image.valid[rows, cols] for image, rows, cols in cuts])  # (N, S, S)
-            for (core, _, _), found in zip(batch, self.predictor.predict(pixels, valid), strict=True):
-                here = core.slices_in(self.window)
-                prob = found[core.intersection(self.window).slices_in(core.grow(chips.margin))]
-                self.prob[here] = np.where(self.computed[here], prob, 0)
-        self.chips += len(todo)
-        self.clock.lap("predict")
+            now = decoded()
+            self.decoded_pixels += now.pixels - before.pixels
+            self.decoded_bytes += now.bytes - before.bytes
+            self.read_s, before = self.read_s + took.seconds, now
+            if is_live:
+                yield core, image
 
-
-def blocks(cores: Iterable[Window]) -> list[list[Window]]:
-    """Row-major cores in rectangles that hold no other core, so that what need not be looked at is not read either."""
-    found: list[list[Window]] = []
-    for _, row in groupby(cores, key=lambda core: core.row):
-        runs: list[list[Window]] = []
-        for core in row:
-            if runs and runs[-1][-1].stop_col == core.col:
-                runs[-1].append(core)
+    def _infer(self, group: Sequence[tuple[Window, Image]]) -> None:
+        """Fill in the probabilities of some cores."""
+        images = [image for _, image in group]
+        pixels = images[0].pixels[None] if len(group) == 1 else np.stack([image.pixels for image in images])  # (N, C, S, S)
+        valid = None if all(image.valid.all() for image in images) else np.stack([image.valid for image in images])
+        for (core, _), found in zip(group, self.predictor.predict(pixels, valid), strict=True):
+            here = core.slices_in(self.window)
+            frame = core.grow(self.predictor.spec.chips.margin)
+            prob = found[core.intersection(self.window).slices_in(frame)]
+            if self.asked is None and valid is None:
+                self.prob[here] = prob
             else:
-                runs.append([core])
-        for run in runs:
-            above = next((block for block in found if _continues(block, run)), None)
-            if above is None:
-                found.append(run)
-            else:
-                above.extend(run)
-    return found
+                np.multiply(prob, self.computed[here], out=self.prob[here])
+        self.chips += len(group)
 
 
-def _continues(block: Sequence[Window], run: Sequence[Window]) -> bool:
-    """A run of cores lies right below a block and is as wide."""
-    is_below = block[-1].stop_row == run[0].row
-    return is_below and (block[0].col, block[-1].stop_col) == (run[0].col, run[-1].stop_col)
+def _groups(items: Iterable[tuple[Window, Image]], size: int) -> Iterator[list[tuple[Window, Image]]]:
+    """Lists of `size` items, the last one shorter; each is used before the next is read."""
+    group = []
+    for item in items:
+        group.append(item)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _key(core: Window) -> Core:
     return core.row // core.height, core.col // core.width
 
 
-def _is_constant(image: Image, chip: tuple[slice, slice]) -> bool:
+def _is_constant(chip: Image) -> bool:
     """The chip's valid pixels all hold one colour: a collar or a sensor gap that no nodata value declares.
 
     Decided on the whole chip, which belongs to the lattice, so no tile or region can change it.
     """
-    pixels, valid = image.pixels[:, chip[0], chip[1]], image.valid[chip]
+    pixels, valid = chip.pixels, chip.valid
     sample = pixels[:, ::61, ::61][:, valid[::61, ::61]]  # nearly every chip differs here, and most of the cost is spared
     if sample.size and (sample != sample[:, :1]).any():
         return False
@@ -371,22 +385,3 @@ def _cores(window: Window, core: int) -> Iterator[Window]:
     for r in range(row, -(-window.stop_row // core)):
         for c in range(col, -(-window.stop_col // core)):
             yield from cores_of(Tile(r, c, Window(r * core, c * core, core, core)), core)
-
-
-def hull(windows: Sequence[Window]) -> Window:
-    """The smallest window that holds all of these."""
-    row, col = min(w.row for w in windows), min(w.col for w in windows)
-    return Window(row, col, max(w.stop_row for w in windows) - row, max(w.stop_col for w in windows) - col)
-
-
-class _Clock:
-    """Seconds by stage; measures, decides nothing."""
-
-    def __init__(self) -> None:
-        self.spent = {"read": 0.0, "predict": 0.0, "polygonize": 0.0}
-        self._since = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.spent[stage] += now - self._since
-        self._since = now

@@ -1,7 +1,9 @@
-"""Hand tiles out, to this process or to an executor's workers, until all have come to an end.
+"""Hand tiles out, to threads of this process or to an executor's workers, until all have come to an end.
 
 Works through the `concurrent.futures` interface, a bounded number in flight. Workers commit their tiles themselves and
-return a coverage row, so the driver's memory does not grow with the region.
+return a coverage row, so the driver's memory does not grow with the region. In this process a few tiles are done side by
+side, so that reading, polygonizing and writing of some go on while the network works for another. Tiles are handed out in
+strips, up and down, so that neighbours find the blocks of the imagery that they share still decoded.
 """
 
 from __future__ import annotations
@@ -9,22 +11,28 @@ from __future__ import annotations
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, wait
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 from geoinfer.detection import Core, Detection, Skip, TileRecord, failed_record
 from geoinfer.errors import Interrupted, RemoteError, SourceError, TilesFailed
 from geoinfer.grid import Tile, Window
+from geoinfer.imagery.blocks import make_room
 from geoinfer.job import Execution, Job
 from geoinfer.masks.prepare import PreparedLayer
 from geoinfer.skipping import Openings
 from geoinfer.store import RunDirectory
+from geoinfer.trace import Stages, span
 from geoinfer.vector.stitch import TileResult
-from geoinfer.worker import FATAL, Outcome, Work, attempt, count, do_tile, load, work_on
+from geoinfer.worker import FATAL, Outcome, Work, attempt, count, do_tile, load, tiles_at_once, work_on
 
 Step = tuple[Tile, Window]
+Done = TypeVar("Done")
+STRIP_CORES = 16
+"""Cores across a strip of tiles: two rows of blocks along it fit the cache of decoded blocks, also at fine resolutions."""
 NO_WORKERS_S = 120.0
 """How long a cluster may be without a worker: spot machines come back, a forgotten cluster does not."""
 POLL_S = 2.0
@@ -70,8 +78,28 @@ class _Pace:
             self._show(Progress(done, self._total, len(self._failed), self._found, self._area_m2, seconds))
 
 
+def in_strips(places: Iterable[Core], k: int) -> list[Core]:
+    """Tile rows and columns in strips of `STRIP_CORES` cores, down one and up the next, left and right in turns.
+
+    Each tile then follows a neighbour, and all but those at a strip's sides find what they share with theirs decoded.
+
+    Args:
+        places: Tile row and column, in any order.
+        k: Cores on a side of a tile.
+    """
+    across = max(1, STRIP_CORES // k)
+
+    def turn(at: Core) -> tuple[int, int, int]:
+        row, col = at
+        strip = col // across
+        step = -row if strip % 2 else row
+        return strip, step, -col if step % 2 else col
+
+    return sorted(places, key=turn)
+
+
 def do_tiles(
-    hands: Hands, layers: Sequence[PreparedLayer], progress: Callable[[Progress], None] | None
+    hands: Hands, layers: Sequence[PreparedLayer], progress: Callable[[Progress], None] | None, stages: Stages
 ) -> tuple[list[TileRecord], int]:
     """Bring every tile to an end. All coverage rows, row-major, and how many tiles were found committed.
 
@@ -84,12 +112,13 @@ def do_tiles(
     openings = Openings(job.skip_rule(layers), execution.tile)
     openings.learn(records.values())
     resumed = len(records)
-    todo = [at for at in steps if at not in records] + openings.lacking(records.values())
+    todo = in_strips([at for at in steps if at not in records] + openings.lacking(records.values()), execution.tile)
     pace = _Pace(len(steps), progress)
     while todo:
         left = set(todo)
         for outcome in hands.do([steps[at] for at in todo], openings.skip):
             record, at = outcome.record, (outcome.record.row, outcome.record.col)
+            stages.add(outcome.spans)
             if outcome.arrays is not None:
                 directory.commit_tile(*at, outcome.arrays, record.to_json())
             if record.status == "failed" and execution.on_error == "fail":
@@ -100,22 +129,27 @@ def do_tiles(
             pace.step(record, outcome.footprints, len(records))
         if left:
             check_stop(hands.stop, directory, len(steps) - len(left), len(steps))
-        todo = openings.lacking(records.values())
+        todo = in_strips(openings.lacking(records.values()), execution.tile)
     return [records[at] for at in steps], resumed
 
 
 class Hands:
-    """Who does tiles: this process, or the workers of an executor."""
+    """Who does tiles: threads of this process, or the workers of an executor."""
 
     def __init__(
-        self, work: Work, pool: Executor | None, in_flight: int, stop: threading.Event, has_workers: Callable[[], bool]
+        self,
+        work: Work,
+        pool: Executor | None,
+        in_flight: int,
+        stop: threading.Event,
+        has_workers: Callable[[], bool],
     ) -> None:
         """Loads nothing yet.
 
         Args:
             work: What to do.
-            pool: On whom; None: this process, one tile after the other.
-            in_flight: Tiles handed out at most.
+            pool: On whom; None: this process.
+            in_flight: Tiles handed out at most; in this process, the tiles done side by side.
             stop: Once set, no new tile is handed out.
             has_workers: Whether anybody is there to work.
         """
@@ -124,7 +158,8 @@ class Hands:
 
     @cached_property
     def _detection(self) -> Detection:
-        return self.work.job.detection(load(self.work.job, self.work.execution))
+        with span("load"):
+            return self.work.job.detection(load(self.work.job, self.work.execution))
 
     @cached_property
     def _blob(self) -> bytes:
@@ -137,14 +172,25 @@ class Hands:
             todo: Tiles with their windows.
             skip: What a tile's worker is told, asked when the tile is handed out.
         """
-        if self._pool is None:
-            for tile, window in todo:
-                if self.stop.is_set():
-                    return
-                yield do_tile(self.work, self._detection, tile, window, skip(tile))
+        return self._do_here(todo, skip) if self._pool is None else self._do_there(self._pool, todo, skip)
+
+    def _do_here(self, todo: list[Step], skip: Callable[[Tile], Skip]) -> Iterator[Outcome]:
+        if not todo:
             return
+        detection = self._detection
+        make_room(self._in_flight)
+
+        def do(step: Step) -> Outcome:
+            return do_tile(self.work, detection, *step, skip(step[0]))
+
+        yield from (outcome for _, outcome in side_by_side(do, todo, self._in_flight, self.stop))
+
+    def _do_there(self, pool: Executor, todo: list[Step], skip: Callable[[Tile], Skip]) -> Iterator[Outcome]:
+        def submit(step: Step) -> Future[Outcome]:
+            return pool.submit(work_on, self._blob, *step, skip(step[0]))
+
         suspects: list[Step] = []
-        for step, future in self._completed(self._pool, todo, skip, self._in_flight):
+        for step, future in _completed(submit, todo, self._in_flight, self.stop, self._has_workers):
             try:
                 yield future.result()
             except CancelledError as error:
@@ -155,7 +201,7 @@ class Hands:
                 if not _is_lost(error):
                     raise
                 suspects.append(step)  # its worker died, which may be the fault of a neighbour on the same worker
-        for step, future in self._completed(self._pool, suspects, skip, 1):  # alone: who dies now did it
+        for step, future in _completed(submit, suspects, 1, self.stop, self._has_workers):  # alone: who dies now did it
             try:
                 yield future.result()
             except Exception as error:
@@ -164,24 +210,47 @@ class Hands:
                 reason = "poison: each worker that took this tile died"
                 yield Outcome(failed_record(*step, self.work.job.source.grid, self.work.job.region, reason))
 
-    def _completed(
-        self, pool: Executor, steps: list[Step], skip: Callable[[Tile], Skip], in_flight: int
-    ) -> Iterator[tuple[Step, Future[Outcome]]]:
-        """Futures as they end, never more than `in_flight` at once."""
-        waiting: dict[Future[Outcome], Step] = {}
+
+def side_by_side(
+    do: Callable[[Step], Done], steps: Sequence[Step], threads: int, stop: threading.Event
+) -> Iterator[tuple[Step, Done]]:
+    """What `do` gives for each step, as it comes, by threads of this process.
+
+    Who stops listening waits for the steps that have begun.
+    """
+    if threads == 1:
         for step in steps:
-            if self.stop.is_set():
-                break
-            waiting[pool.submit(work_on, self._blob, *step, skip(step[0]))] = step
-            while len(waiting) >= in_flight:
-                yield from _drain(waiting, self.stop, self._has_workers)
-        while waiting:
-            yield from _drain(waiting, self.stop, self._has_workers)
+            if stop.is_set():
+                return
+            yield step, do(step)
+        return
+    with ThreadPoolExecutor(threads, thread_name_prefix="geoinfer-tile") as pool:
+        for step, future in _completed(lambda step: pool.submit(do, step), steps, threads, stop, lambda: True):
+            yield step, future.result()
+
+
+def _completed(
+    submit: Callable[[Step], Future[Done]],
+    steps: Sequence[Step],
+    in_flight: int,
+    stop: threading.Event,
+    has_workers: Callable[[], bool],
+) -> Iterator[tuple[Step, Future[Done]]]:
+    """Futures as they end, never more than `in_flight` at once."""
+    waiting: dict[Future[Done], Step] = {}
+    for step in steps:
+        if stop.is_set():
+            break
+        waiting[submit(step)] = step
+        while len(waiting) >= in_flight:
+            yield from _drain(waiting, stop, has_workers)
+    while waiting:
+        yield from _drain(waiting, stop, has_workers)
 
 
 def _drain(
-    waiting: dict[Future[Outcome], Step], stop: threading.Event, has_workers: Callable[[], bool]
-) -> Iterator[tuple[Step, Future[Outcome]]]:
+    waiting: dict[Future[Done], Step], stop: threading.Event, has_workers: Callable[[], bool]
+) -> Iterator[tuple[Step, Future[Done]]]:
     """What has ended, at least one; nothing more where nobody is at work and the user wants to stop.
 
     Raises:
@@ -212,17 +281,21 @@ def detect_tiles(
     pace = _Pace(len(steps), progress)
     records: dict[Core, TileRecord] = {}
     results: dict[Core, TileResult | None] = {}
-    todo = list(steps)
+    todo = in_strips(steps, execution.tile)
+
+    def do(step: Step) -> tuple[TileResult | None, TileRecord]:
+        return attempt(*step, detection, execution.retries, openings.skip(step[0]))
+
     while todo:
-        for at in todo:
-            step, window = steps[at]
-            result, record = attempt(step, window, detection, execution.retries, openings.skip(step))
+        threads = tiles_at_once(job, execution)
+        for _, (result, record) in side_by_side(do, [steps[at] for at in todo], threads, threading.Event()):
             if record.status == "failed" and execution.on_error == "fail":
                 raise SourceError(f"tile {record.row}_{record.col}: {record.reason}")
+            at = (record.row, record.col)
             records[at], results[at] = record, None if result is None else replace(result, computed=None)
             openings.learn([record])
             pace.step(record, count(result), len(records))
-        todo = openings.lacking(records.values())
+        todo = in_strips(openings.lacking(records.values()), execution.tile)
     return [(window, results[at]) for at, (_, window) in steps.items()]
 
 

@@ -9,8 +9,9 @@ can move a core (law 1). Arrays are (row, col); this module and `vector.footprin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from affine import Affine
 from pyproj import CRS
@@ -185,3 +186,34 @@ def cores_of(tile: Tile, core: int) -> Iterator[Window]:
     for row in range(w.row, w.stop_row, core):
         for col in range(w.col, w.stop_col, core):
             yield Window(row, col, core, core)
+
+
+def blocks(cores: Iterable[Window]) -> list[list[Window]]:
+    """Row-major cores in rectangles that hold no other core, so that what need not be looked at is not read either."""
+    found: list[list[Window]] = []
+    for _, row in groupby(cores, key=lambda core: core.row):
+        runs: list[list[Window]] = []
+        for core in row:
+            if runs and runs[-1][-1].stop_col == core.col:
+                runs[-1].append(core)
+            else:
+                runs.append([core])
+        for run in runs:
+            above = next((block for block in found if _continues(block, run)), None)
+            if above is None:
+                found.append(run)
+            else:
+                above.extend(run)
+    return found
+
+
+def _continues(block: Sequence[Window], run: Sequence[Window]) -> bool:
+    """A run of cores lies right below a block and is as wide."""
+    is_below = block[-1].stop_row == run[0].row
+    return is_below and (block[0].col, block[-1].stop_col) == (run[0].col, run[-1].stop_col)
+
+
+def hull(windows: Sequence[Window]) -> Window:
+    """The smallest window that holds all of these."""
+    row, col = min(w.row for w in windows), min(w.col for w in windows)
+    return Window(row, col, max(w.stop_row for w in windows) - row, max(w.stop_col for w in windows) - col)

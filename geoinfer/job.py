@@ -19,9 +19,9 @@ from typing import Any, Literal
 from pyproj import CRS
 
 import geoinfer
-from geoinfer.detection import Detection, Predicts, blocks, check_fit, hull, threshold_to_u8
+from geoinfer.detection import CHIPS_AT_ONCE, Detection, Predicts, check_fit, threshold_to_u8
 from geoinfer.errors import ConfigError
-from geoinfer.grid import Tile, Window, cores_of, tiles_of
+from geoinfer.grid import Tile, Window, blocks, cores_of, hull, tiles_of
 from geoinfer.imagery import RasterSource
 from geoinfer.imagery import open_raster as open_on_grid
 from geoinfer.imagery.source import Source
@@ -49,8 +49,11 @@ class Execution:
     """Cores on a side of a tile."""
     batch_size: int | Literal["auto"] = "auto"
     """Chips a forward pass."""
+    threads: int | None = None
+    """Threads of the network in this process, or in each worker; None: one for each core here, one in a worker. What reads
+    and polygonizes meanwhile comes on top, and takes little."""
     in_flight: int | None = None
-    """Tiles handed out and not yet back; None: two for each thread of the workers."""
+    """Tiles handed out and not yet back; None: two for each thread of the workers, or as many as keep this process busy."""
     retries: int = 3
     """More attempts after a failure that may pass."""
     on_error: Literal["fail", "skip"] = "skip"
@@ -67,6 +70,8 @@ class Execution:
             raise ConfigError(f"tile {self.tile!r}: a tile has at least 1 core a side, a whole number")
         if self.batch_size != "auto" and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
             raise ConfigError(f"batch size {self.batch_size!r}: use 1 or more, a whole number, or auto")
+        if self.threads is not None and not (isinstance(self.threads, int) and self.threads >= 1):
+            raise ConfigError(f"threads {self.threads!r}: use 1 or more, a whole number")
         if self.in_flight is not None and self.in_flight < 1:
             raise ConfigError(f"in flight {self.in_flight}: use 1 or more")
         if self.retries < 0:
@@ -370,7 +375,6 @@ def plan(job: Job, execution: Execution | None = None) -> Plan:
             masked += len(asked) - len(seen)
             needed = [hull(block).grow(spec.margin) for block in blocks(seen)]
             read += sum(window.height * window.width for window in needed)
-    side = execution.tile * spec.core + 2 * spec.margin
     metres = job.source.grid.pixel_m
     return Plan(
         tiles=tiles,
@@ -380,10 +384,17 @@ def plan(job: Job, execution: Execution | None = None) -> Plan:
         read_pixels=read,
         read_bytes=read * bands,
         chip_pixels=cores * spec.chip**2,
-        tile_bytes=side * side * (bands + 8),  # image, validity, probabilities, mask and int32 labels
+        tile_bytes=tile_bytes(job, execution),
         area_km2=pixels * metres**2 / 1e6,
         covers=job.region.covers,
     )
+
+
+def tile_bytes(job: Job, execution: Execution) -> int:
+    """Memory for one tile on a worker, the model not counted: probabilities, what was computed, and its chips twice over."""
+    spec = job.spec.chips
+    chips = min(execution.tile**2, CHIPS_AT_ONCE)
+    return (execution.tile * spec.core) ** 2 * 3 + 2 * chips * spec.chip**2 * (job.source.bands + 1)
 
 
 @contextmanager

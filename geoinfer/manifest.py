@@ -9,7 +9,7 @@ import importlib.metadata
 import platform
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,54 @@ from geoinfer.accounts import Accounts
 from geoinfer.detection import TileRecord
 from geoinfer.job import Execution
 from geoinfer.merge import Counts
+from geoinfer.trace import Stages
 
 STATUSES = ("done", "nodata", "masked", "failed")
-STAGES = ("read", "predict", "polygonize")
+BEFORE = ("snapshot", "masks", "open")
+"""Stages of the driver before the tiles, ..."""
+TILE = ("load", "read", "predict", "polygonize", "commit")
+"""... of whoever does tiles, ..."""
+AFTER = ("stitch", "finish", "write")
+"""... and of the driver after them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """When a process worked on a run, and on what."""
+
+    stages: Stages
+    device: str
+    """`cpu`, `cuda` or `cuda:N`."""
+    tiles_s: float
+    """Wall clock from the first tile handed out to the last one back."""
+    total_s: float
+    """Wall clock of all of it."""
+
+    def by_stage(self) -> dict[str, float]:
+        """Seconds of the wall clock by stage; they add up to `total_s` but for what no stage has.
+
+        While tiles are done, each of the threads that do them is in one stage at any time, so a stage's share of the wall
+        clock is its share of their time; `wait` is what is left of it: a thread had no tile.
+        """
+        lanes = max(1, self.stages.threads("read"))
+        seconds = {name: self.stages.seconds(name) for name in (*BEFORE, *TILE, *AFTER)}
+        seconds |= {name: seconds[name] / lanes for name in TILE}
+        seconds["load"] = self.stages.seconds("load") / max(1, self.stages.threads("load"))  # one in a process; others wait
+        seconds["wait"] = max(0.0, self.tiles_s - sum(seconds[name] for name in TILE))
+        return {name: round(value, 3) for name, value in seconds.items()}
+
+    def of_device(self) -> dict[str, Any]:
+        """How busy the network was while tiles were done; None where a model does not tell."""
+        busy_s = self.stages.seconds("forward")
+        count = self.stages.threads if self.device == "cpu" else self.stages.processes
+        at_once = count("forward")
+        share = busy_s / (at_once * self.tiles_s) if at_once and self.tiles_s else None
+        return {
+            "kind": self.device.partition(":")[0],
+            "at_once": at_once,
+            "busy_s": round(busy_s, 3),
+            "busy_share": None if share is None else round(share, 4),
+        }
 
 
 def opening(description: dict[str, Any], mark: str, execution: Execution, covers: float) -> dict[str, Any]:
@@ -44,8 +89,7 @@ def closing(
     accounts: Accounts,
     mask_alarm: float,
     outputs: dict[str, dict[str, object]],
-    tiles_s: float,
-    total_s: float,
+    times: Times,
 ) -> dict[str, Any]:
     """What a run adds to its manifest when all tiles have come to an end."""
     area = {status: sum(getattr(record, f"{status}_m2") for record in records) for status in STATUSES}
@@ -55,7 +99,6 @@ def closing(
     if accounts.layers:
         footprints["rejected_by_layer"] = accounts.removed
         masks = {"masks": accounts.report(mask_alarm), "false_positive_meter": accounts.meters()}
-    stages = {stage: round(sum(getattr(r, f"{stage}_s") for r in records), 3) for stage in STAGES}
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "tiles": {
@@ -68,12 +111,17 @@ def closing(
         "footprints": footprints,
         **masks,
         "timings_s": {
-            **stages,  # summed over tiles, so more than `tiles` where they ran side by side
-            "tiles": round(tiles_s, 3),
-            "merge": round(total_s - tiles_s, 3),
-            "total": round(total_s, 3),
+            "tiles": round(times.tiles_s, 3),
+            "merge": round(sum(times.stages.seconds(stage) for stage in AFTER), 3),
+            "total": round(times.total_s, 3),
         },
-        "km2_per_s": round(asked / 1e6 / max(total_s, 1e-9), 6),
+        "stages_s": times.by_stage(),
+        "device": times.of_device(),
+        "decoded": {
+            "pixels": sum(record.decoded_pixels for record in records),
+            "bytes": sum(record.decoded_bytes for record in records),
+        },
+        "km2_per_s": round(asked / 1e6 / max(times.total_s, 1e-9), 6),
         "outputs": outputs,
     }
 

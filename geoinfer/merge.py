@@ -3,11 +3,17 @@
 Tiles are read row-major, so the stitcher holds only what crosses the current row of tiles. Decisions are made on whole
 footprints, after stitching (law 3) and in the grid's coordinate system, and each candidate leaves as accepted or as rejected
 (law 4).
+
+Most of the time goes into outlines, by GEOS, which does not hold the GIL: a few threads draw them while the driver reads and
+stitches on. What they give is taken in the order in which it was handed out, so their number cannot change a byte.
 """
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,12 +30,15 @@ from geoinfer.grid import Window
 from geoinfer.job import Job
 from geoinfer.masks.apply import apply_masks
 from geoinfer.store import RunDirectory, digest
+from geoinfer.trace import span
 from geoinfer.vector.footprints import Finished, finish, reproject
 from geoinfer.vector.polygons import Polygons
 from geoinfer.vector.stitch import Stitcher, TileResult
 
-FINISH_POLYGONS = 4096
+FINISH_POLYGONS = 2048
 """Polygons finished at a time: enough for the vectorised steps to pay, little enough to hold."""
+MOST_THREADS = 4
+"""Threads that draw outlines: with more, the driver's own work is what they wait for."""
 
 
 @dataclass(slots=True)
@@ -41,9 +50,15 @@ class Counts:
     rejected: dict[str, int] = field(default_factory=dict)
     """By reason."""
 
+    def add(self, finished: Finished) -> None:
+        """Take in what was decided; `raw` is counted before that."""
+        self.accepted += len(finished.accepted)
+        for reason, count in finished.rejected["reason"].value_counts().items():
+            self.rejected[str(reason)] = self.rejected.get(str(reason), 0) + int(count)
+
 
 def finish_polygons(polygons: Polygons, job: Job, imagery: str | None, datetime: str | None) -> Finished:
-    """Place whole footprints on the grid's map and apply the model's own filters."""
+    """Place whole footprints on the grid's map and apply the model's own filters. Pure, so any thread may."""
     return finish(
         polygons,
         job.source.grid,
@@ -64,12 +79,18 @@ def judge(polygons: Polygons, job: Job, accounts: Accounts, imagery: str | None,
         polygons: Whole polygons in the grid's pixels.
         accounts: Holds the prepared layers, and takes in what they do.
     """
-    finished = finish_polygons(polygons, job, imagery, datetime)
-    masked = apply_masks(finished.accepted, accounts.layers, min_area_m2=job.min_area_m2)
-    accounts.add_footprints(finished, masked)
-    parts = [part for part in (finished.rejected, masked.rejected[finished.rejected.columns]) if len(part)]
-    rejected = pd.concat(parts, ignore_index=True) if parts else finished.rejected
-    return Finished(reproject(masked.accepted.reset_index(drop=True), job.crs), reproject(rejected, job.crs))
+    return decide(finish_polygons(polygons, job, imagery, datetime), job, accounts)
+
+
+def decide(finished: Finished, job: Job, accounts: Accounts) -> Finished:
+    """The second half of `judge`: what the mask layers say of footprints that the model's own filters have passed."""
+    if accounts.layers:
+        masked = apply_masks(finished.accepted, accounts.layers, min_area_m2=job.min_area_m2)
+        accounts.add_footprints(finished, masked)
+        parts = [part for part in (finished.rejected, masked.rejected[finished.rejected.columns]) if len(part)]
+        rejected = pd.concat(parts, ignore_index=True) if parts else finished.rejected
+        finished = Finished(masked.accepted.reset_index(drop=True), rejected)
+    return Finished(reproject(finished.accepted, job.crs), reproject(finished.rejected, job.crs))
 
 
 def stitched(
@@ -86,7 +107,8 @@ def stitched(
     held: list[Polygons] = []
     count = 0
     for window, result in tiles:
-        closed = stitcher.skip(window) if result is None else stitcher.add(result)
+        with span("stitch"):
+            closed = stitcher.skip(window) if result is None else stitcher.add(result)
         if len(closed):
             held.append(closed)
             count += len(closed)
@@ -123,38 +145,56 @@ def merge(
     """
     grid = job.source.grid
     counts = Counts()
-    nothing = judge(Polygons.empty(grid.transform), job, accounts, imagery, datetime)
+    with span("finish"):
+        nothing = judge(Polygons.empty(grid.transform), job, accounts, imagery, datetime)
     accepted = SortedRows(run.scratch, "footprints", nothing.accepted)
     rejected = SortedRows(run.scratch, "rejected", nothing.rejected)
 
     def tiles() -> Iterator[tuple[Window, TileResult | None]]:
         for record in records:
             check_stop()
-            arrays = run.read_tile(record.row, record.col)[0] if record.status == "done" else {}
-            result = TileResult.from_arrays(arrays) if arrays else None
-            accounts.add_tile(record, None if result is None else result.computed)
+            with span("stitch", f"{record.row}_{record.col}"):
+                arrays = run.read_tile(record.row, record.col)[0] if record.status == "done" else {}
+                result = TileResult.from_arrays(arrays) if arrays else None
+                accounts.add_tile(record, None if result is None else result.computed)
             yield Window(*record.window), result
 
-    for polygons in stitched(tiles(), [Window(*record.window) for record in records]):
-        finished = judge(polygons, job, accounts, imagery, datetime)
-        counts.raw += len(polygons)
-        counts.accepted += len(finished.accepted)
-        for reason, count in finished.rejected["reason"].value_counts().items():
-            counts.rejected[str(reason)] = counts.rejected.get(str(reason), 0) + int(count)
-        accepted.add(finished.accepted, keys_of(finished.accepted))
-        rejected.add(finished.rejected, keys_of(finished.rejected))
-    coverage = SortedRows(run.scratch, "coverage", coverage_frame([], job))
-    for start in range(0, len(records), FINISH_POLYGONS):
-        part = records[start : start + FINISH_POLYGONS]
-        corners = np.array([record.window[:2] for record in part], np.int64).reshape(-1, 2) + grid.origin_pixel
-        coverage.add(coverage_frame(part, job), hilbert(corners[:, 0], corners[:, 1]))
+    def draw(polygons: Polygons) -> Finished:
+        with span("outlines"):
+            return finish_polygons(polygons, job, imagery, datetime)
+
+    def take(waiting: Future[Finished]) -> None:
+        with span("finish"):
+            finished = decide(waiting.result(), job, accounts)
+            counts.add(finished)
+        with span("write"):
+            accepted.add(finished.accepted, keys_of(finished.accepted))
+            rejected.add(finished.rejected, keys_of(finished.rejected))
+
+    threads = min(MOST_THREADS, len(os.sched_getaffinity(0)))
+    with ThreadPoolExecutor(threads, thread_name_prefix="geoinfer-outlines") as pool:
+        waiting: deque[Future[Finished]] = deque()
+        for polygons in stitched(tiles(), [Window(*record.window) for record in records]):
+            counts.raw += len(polygons)
+            waiting.append(pool.submit(draw, polygons))
+            if len(waiting) > threads:
+                take(waiting.popleft())
+        while waiting:
+            take(waiting.popleft())
+    with span("write"):
+        coverage = SortedRows(run.scratch, "coverage", coverage_frame([], job))
+        for start in range(0, len(records), FINISH_POLYGONS):
+            part = records[start : start + FINISH_POLYGONS]
+            corners = np.array([record.window[:2] for record in part], np.int64).reshape(-1, 2) + grid.origin_pixel
+            coverage.add(coverage_frame(part, job), hilbert(corners[:, 0], corners[:, 1]))
     outputs = {}
     for path, rows, point in (
         (run.rejected, rejected, "rejected"),
         (run.coverage, coverage, "coverage"),
         (run.footprints, accepted, "footprints"),
     ):
-        outputs[path.name] = _write(run, path, rows, job, point)
+        with span("write"):
+            outputs[path.name] = _write(run, path, rows, job, point)
     return counts, outputs
 
 

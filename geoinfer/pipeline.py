@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -27,13 +28,15 @@ from geoinfer.detection import Predicts, TileRecord, detect_tile, predict
 from geoinfer.dispatch import Hands, Progress, check_stop, detect_tiles, do_tiles
 from geoinfer.errors import Interrupted, MaskAlarm, MaskWarning, OutputError, TilesFailed
 from geoinfer.imagery.source import Source
-from geoinfer.job import TILE, Bbox, Execution, Job, Mask, Paths, fingerprint, make_job
-from geoinfer.manifest import closing, opening
+from geoinfer.job import TILE, Bbox, Execution, Job, Mask, Paths, make_job
+from geoinfer.manifest import Times, closing, opening
 from geoinfer.masks.prepare import PreparedLayer
 from geoinfer.merge import judge, keys_of, merge, stitched
+from geoinfer.naming import Naming
 from geoinfer.store import Json, RunDirectory, differences, failpoint, output_errors
+from geoinfer.trace import collect, span, stages_of_run
 from geoinfer.vector.polygons import Polygons
-from geoinfer.worker import Work
+from geoinfer.worker import Work, tiles_at_once
 
 __all__ = ["Interrupted", "Progress", "Run", "detect", "detect_tile", "predict", "run"]
 
@@ -79,6 +82,7 @@ def run(
     progress: Callable[[Progress], None] | None = None,
     stop: threading.Event | None = None,
     warn: Callable[[str], None] | None = None,
+    trace: str | PathLike[str] | None = None,
 ) -> Run:
     """Start a run or go on with one.
 
@@ -87,12 +91,13 @@ def run(
         out: The run directory; made if need be. One that holds a run of the same job is resumed, or returned as it is when
             that run finished.
         execution: When and where; a run that has begun keeps its tile size.
-        client: A Dask client to work on; without one, and without `executor`, tiles are done one by one in this process.
+        client: A Dask client to work on; without one, and without `executor`, tiles are done by threads of this process.
         executor: Any other executor whose workers see the run directory.
         overwrite: Remove another job's run, or a finished one, first.
         progress: Called after each tile.
         stop: Once set, no new tile is handed out; those in flight are committed, and `Interrupted` is raised.
         warn: Called with each alarm about a mask layer as soon as it is known; `run.json` has them as well.
+        trace: A file for what each thread did when, in Chrome's trace format (chrome://tracing, Perfetto).
 
     Raises:
         SourceError: A mask layer cannot be read; nothing was inferred.
@@ -109,11 +114,9 @@ def run(
     warn = warn or (lambda _: None)
     directory = RunDirectory(Path(out).expanduser().absolute())
     directory.create()
-    with directory.lock() as token:
+    with directory.lock() as token, stages_of_run(trace) as stages, Naming(job) as naming:
         clock = time.perf_counter()
-        description = job.describe()
-        mark = fingerprint(description)
-        finished = _prepare(directory, description, mark, execution, overwrite)
+        finished = _prepare(directory, naming, execution, overwrite)
         if finished is not None:
             _raise_alarms(directory, finished, execution)
             return Run(directory, finished, resumed=finished["tiles"]["total"])
@@ -124,31 +127,49 @@ def run(
                 raise MaskAlarm(f"{early[0]}; nothing was inferred, and without --strict-masks it will be")
             for text in early:
                 warn(text)
-            manifest = opening(description, mark, execution, job.region.covers)
-            directory.write_manifest(manifest)
-            failpoint("run_opened")
             work = Work(job, execution, directory, token, is_remote=client is not None or executor is not None)
             pool = executor if client is None else client.get_executor(pure=False, retries=0)
-            in_flight = execution.in_flight or (8 if client is None else 2 * max(1, sum(client.nthreads().values())))
+            in_flight = execution.in_flight or _in_flight(job, execution, client, pool)
             hands = Hands(work, pool, in_flight, stop, lambda: client is None or _has_workers(client))
             origin = _origin(job)
-            records, resumed = do_tiles(hands, accounts.layers, progress)
-            tiles_s = time.perf_counter() - clock
+            naming.then(partial(_open, directory, job, execution))
+            begun = time.perf_counter()
+            try:
+                records, resumed = do_tiles(hands, accounts.layers, partial(_step, naming, progress), stages)
+            finally:
+                tiles_s = time.perf_counter() - begun
+                manifest = naming.finish()  # also where tiles failed or somebody stopped: what is committed has a name
             failpoint("tiles_done")
             counts, outputs = merge(
                 directory, job, records, accounts, *origin, lambda: check_stop(stop, directory, len(records))
             )
         except KeyboardInterrupt as error:
             raise Interrupted(f"{directory.root}: interrupted; the same command goes on from the committed tiles") from error
-        manifest |= closing(
-            records, resumed, counts, accounts, execution.mask_alarm, outputs, tiles_s, time.perf_counter() - clock
-        )
+        stages.add(collect())
+        times = Times(stages, job.device, tiles_s, time.perf_counter() - clock)
+        manifest |= closing(records, resumed, counts, accounts, execution.mask_alarm, outputs, times)
         for text in accounts.alarms(execution.mask_alarm):
             if text not in early:
                 warn(text)
         _conclude(directory, manifest, records, execution)
-        directory.succeed(mark)
+        directory.succeed(manifest["fingerprint"])
         return Run(directory, manifest, resumed)
+
+
+def _open(directory: RunDirectory, job: Job, execution: Execution, description: Json, mark: str) -> Json:
+    """Write down whose run this is; from here on it can be resumed."""
+    with span("open"):
+        manifest = opening(description, mark, execution, job.region.covers)
+        directory.write_manifest(manifest)
+    failpoint("run_opened")
+    return manifest
+
+
+def _step(naming: Naming, progress: Callable[[Progress], None] | None, now: Progress) -> None:
+    """After each tile."""
+    naming.look()
+    if progress is not None:
+        progress(now)
 
 
 def _conclude(directory: RunDirectory, manifest: Json, records: Sequence[TileRecord], execution: Execution) -> None:
@@ -178,7 +199,8 @@ def _prepare_masks(directory: RunDirectory, job: Job) -> tuple[PreparedLayer, ..
     with output_errors(directory.masks):
         directory.masks.mkdir(exist_ok=True)
     failpoint("masks_begun")
-    layers = job.prepare_masks(directory.masks)
+    with span("masks"):
+        layers = job.prepare_masks(directory.masks)
     failpoint("masks_prepared")
     return layers
 
@@ -196,7 +218,7 @@ def _raise_alarms(directory: RunDirectory, manifest: Json, execution: Execution)
         )
 
 
-def _prepare(directory: RunDirectory, description: Json, mark: str, execution: Execution, overwrite: bool) -> Json | None:
+def _prepare(directory: RunDirectory, naming: Naming, execution: Execution, overwrite: bool) -> Json | None:
     """Make the directory ready for this job. The manifest of a finished run of it, where there is nothing left to do.
 
     Raises:
@@ -207,7 +229,9 @@ def _prepare(directory: RunDirectory, description: Json, mark: str, execution: E
     directory.sweep()
     held = directory.read_manifest()
     if held is None:
+        directory.drop_tiles()
         return None
+    description, mark = naming.result()
     if held.get("fingerprint") != mark:
         lines = differences(held.get("job", {}), description) or ["fingerprint: the job was recorded by another version"]
         raise OutputError(
@@ -222,6 +246,13 @@ def _prepare(directory: RunDirectory, description: Json, mark: str, execution: E
             f"use --tile {tile} or --overwrite"
         )
     return None
+
+
+def _in_flight(job: Job, execution: Execution, client: DaskClient | None, pool: Executor | None) -> int:
+    """Tiles handed out at once: enough that nobody waits, few enough to be bounded."""
+    if pool is None:
+        return tiles_at_once(job, execution)
+    return 8 if client is None else 2 * max(1, sum(client.nthreads().values()))
 
 
 def _has_workers(client: DaskClient) -> bool:

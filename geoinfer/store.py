@@ -20,6 +20,7 @@ import signal
 import socket
 import uuid
 import zipfile
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """What the system says when a disk, a quota or a limit is full."""
 _ROW = "__row__"
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged npz file raises: a flipped bit may also say "encrypted" or "of a later version" (RuntimeError)."""
 _hits: dict[str, int] = {}
 
 
@@ -133,11 +136,18 @@ class RunDirectory:
         """Remove everything a run wrote, `_SUCCESS` first, and nothing else."""
         with output_errors(self.root):
             self.success.unlink(missing_ok=True)
-            for path in (self.footprints, self.rejected, self.coverage, *self.tiles.glob("*.npz")):
+            for path in (self.footprints, self.rejected, self.coverage):
                 path.unlink(missing_ok=True)
+            self.drop_tiles()
             self.sweep()
             self.keep_masks(set())
             self.manifest.unlink(missing_ok=True)
+
+    def drop_tiles(self) -> None:
+        """Remove committed tiles: those of a run that died before it was known whose they are."""
+        with output_errors(self.tiles):
+            for path in self.tiles.glob("*.npz"):
+                path.unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Remove what a dead run left half written."""
@@ -155,12 +165,13 @@ class RunDirectory:
                 self.masks.rmdir()
 
     @contextmanager
-    def replacing(self, path: Path, point: str) -> Iterator[BinaryIO]:
+    def replacing(self, path: Path, point: str, *, can_be_redone: bool = False) -> Iterator[BinaryIO]:
         """A file to write into that appears at `path` when the block ends well, whole, and never when it does not.
 
         Args:
             path: Final place inside the run directory.
             point: Stem of the failpoints passed: `<point>_written` and `<point>_replaced`.
+            can_be_redone: Whoever misses the file after a power cut makes it again: its content is synced, its name is not.
         """
         scratch = self.scratch / f"{path.name}.{uuid.uuid4().hex}"
         with output_errors(path):
@@ -173,7 +184,8 @@ class RunDirectory:
                 scratch.replace(path)
             finally:
                 scratch.unlink(missing_ok=True)
-            _sync_directory(path.parent)
+            if not can_be_redone:
+                _sync_directory(path.parent)
         failpoint(f"{point}_replaced")
 
     def write_manifest(self, content: Json) -> None:
@@ -216,7 +228,7 @@ class RunDirectory:
         buffer = io.BytesIO()
         text = np.frombuffer(json.dumps(record).encode(), np.uint8)
         np.savez(buffer, **{_ROW: text}, **arrays)  # type: ignore[arg-type]  # keys are ours: none is "file" or "allow_pickle"
-        with self.replacing(self.tile_path(row, col), "tile") as file:
+        with self.replacing(self.tile_path(row, col), "tile", can_be_redone=True) as file:
             file.write(buffer.getbuffer())
 
     def committed(self) -> set[tuple[int, int]]:
@@ -243,11 +255,12 @@ class RunDirectory:
     def _load(self, row: int, col: int, only_record: bool) -> tuple[dict[str, npt.NDArray[Any]], Json]:
         path = self.tile_path(row, col)
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            # A tile at one go: a thread that reads in many small pieces has to ask for the GIL after each of them.
+            with np.load(path if only_record else io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
                 record: Json = json.loads(stored[_ROW].tobytes())
                 names = [] if only_record else [n for n in stored.files if n != _ROW]
                 return {n: stored[n] for n in names}, record
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except _DAMAGED as error:
             raise OutputError(f"{path}: damaged tile: {error}; delete it and run the same command again") from error
 
     def is_held_with(self, token: str) -> bool:

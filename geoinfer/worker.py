@@ -6,6 +6,7 @@ memory) is passed on instead, and a broken device context ends the process, sinc
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import random
@@ -15,11 +16,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import psutil
+
 from geoinfer.detection import NO_SKIP, Detection, Predicts, Skip, TileRecord, detect_tile, failed_record
 from geoinfer.errors import ConfigError, OutputError, RemoteError, ResourceError, SafetyError
 from geoinfer.grid import Tile, Window
-from geoinfer.job import Execution, Job
+from geoinfer.job import Execution, Job, tile_bytes
 from geoinfer.store import FULL, RunDirectory, failpoint
+from geoinfer.trace import Span, collect, span
 from geoinfer.vector.stitch import TileResult
 
 TRANSIENT = (RemoteError, ConnectionError, TimeoutError)
@@ -54,6 +58,8 @@ class Outcome:
     """Candidates in the tile, those that cross its edge included."""
     arrays: dict[str, Any] | None = None
     """The tile's result where the worker does not share the run's file system."""
+    spans: tuple[Span, ...] = ()
+    """What this process worked on since it last sent some."""
 
 
 def work_on(blob: bytes, tile: Tile, window: Window, skip: Skip = NO_SKIP) -> Outcome:
@@ -75,13 +81,14 @@ def do_tile(work: Work, detection: Detection, tile: Tile, window: Window, skip: 
             os._exit(BROKEN_DEVICE)
         raise
     failpoint("tile_detected")
-    arrays = {} if result is None else result.to_arrays()
     if record.status == "failed":
-        return Outcome(record)
-    if not work.directory.is_held_with(work.token):
-        return Outcome(record, count(result), arrays)
-    work.directory.commit_tile(tile.row, tile.col, arrays, record.to_json())
-    return Outcome(record, count(result))
+        return Outcome(record, spans=tuple(collect()))
+    arrays: dict[str, Any] | None = {} if result is None else result.to_arrays()
+    with span("commit", f"{tile.row}_{tile.col}"):
+        if work.directory.is_held_with(work.token):
+            work.directory.commit_tile(tile.row, tile.col, arrays or {}, record.to_json())
+            arrays = None
+    return Outcome(record, count(result), arrays, tuple(collect()))
 
 
 def attempt(
@@ -122,13 +129,47 @@ def is_device_broken(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "CUDA error" in str(error)
 
 
-def load(job: Job, execution: Execution) -> Predicts:
-    """The job's predictor, loaded in this process."""
+def load(job: Job, execution: Execution, threads: int | None = None) -> Predicts:
+    """The job's predictor, loaded in this process.
+
+    Args:
+        job: Names the model.
+        execution: Says how large the batches are, and how many threads it gets.
+        threads: Where `execution` does not say; None: one for each core.
+    """
     if not isinstance(job.model, str):
         return job.model
     from geoinfer.model.predictor import load_predictor  # torch: only where a model runs
 
-    return load_predictor(job.model, device=job.device, precision=job.precision, batch_size=execution.batch_size)
+    return load_predictor(
+        job.model,
+        device=job.device,
+        precision=job.precision,
+        batch_size=execution.batch_size,
+        threads=execution.threads or threads or usable_cores(),
+    )
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def tiles_at_once(job: Job, execution: Execution) -> int:
+    """Tiles that this process does side by side, so that the network never waits for one to be read or polygonized.
+
+    One more than keep it busy: on a CPU a tile's chips occupy some eight threads; a GPU outruns many threads that read.
+    A model that the caller made is not asked by two threads at once unless `threads` says so. Memory for the tiles' pixels
+    is bounded by a quarter of what is free.
+    """
+    if execution.threads is None and not isinstance(job.model, str):
+        return 1
+    threads = execution.threads or usable_cores()
+    if threads == 1 and job.device == "cpu":
+        return 1
+    wanted = 1 + math.ceil(threads / 8) if job.device == "cpu" else min(16, max(2, threads))
+    fits = psutil.virtual_memory().available // 4 // tile_bytes(job, execution)
+    return int(max(1, min(wanted, fits)))
 
 
 def open_work(blob: bytes) -> tuple[Work, Detection]:
@@ -140,7 +181,8 @@ def open_work(blob: bytes) -> tuple[Work, Detection]:
 @lru_cache(maxsize=1)
 def _open_work(blob: bytes) -> tuple[Work, Detection]:
     work: Work = pickle.loads(blob)  # made by `run` in this session, never read from a file
-    return work, work.job.detection(load(work.job, work.execution))
+    with span("load"):
+        return work, work.job.detection(load(work.job, work.execution, threads=1))
 
 
 def _failed(tile: Tile, window: Window, detection: Detection, error: Exception) -> TileRecord:

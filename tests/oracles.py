@@ -43,6 +43,20 @@ def components(mask: np.ndarray, prob: np.ndarray, valid: np.ndarray, *, closed:
     return sorted(found)
 
 
+def words(mask: np.ndarray) -> np.ndarray:
+    """(H, ceil(W / 32)) uint32, bit by bit: pixel i of 32 is worth 2 to the power i."""
+    height, width = mask.shape
+    padded = np.zeros((height, -(-width // 32) * 32), np.int64)
+    padded[:, :width] = mask != 0
+    return (padded.reshape(height, -1, 32) << np.arange(32)).sum(axis=2).astype(np.uint32)
+
+
+def crossings(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each row changes, row after row, and where each row begins among these."""
+    changes = np.diff(np.pad(mask.astype(np.int8), ((0, 0), (1, 1))), axis=1) != 0
+    return np.nonzero(changes)[1], np.concatenate([[0], np.cumsum(changes.sum(axis=1))])
+
+
 def columns(polygons: Polygons) -> list[tuple[int, ...]]:
     """The same tuples from polygons."""
     table = (*polygons.first.T, polygons.pixels, polygons.prob_sum, polygons.truncated)
@@ -124,3 +138,36 @@ def masked(shapes: np.ndarray, layers: list[tuple[str, float, list[shapely.Polyg
                 break
         fates.append(fate)
     return fates
+
+
+def resampled(
+    pixels: np.ndarray, valid: np.ndarray, rows: np.ndarray, cols: np.ndarray, method: str, ratio: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(C, h, w) -> (C, *shape) float means and the validity at positions in pixels, by the definitions of the kernels.
+
+    `method` is bilinear, cubic (Keys, a = -1/2) or average (the area of a rectangle of `ratio` pixels); `ratio` widens them.
+    """
+
+    def weight(distance: np.ndarray, width: float) -> np.ndarray:
+        d = np.abs(distance) / width
+        if method == "bilinear":
+            return (1 - d).clip(0)
+        if method == "cubic":
+            return np.where(d < 1, 1.5 * d**3 - 2.5 * d**2 + 1, np.where(d < 2, -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2, 0))
+        d = np.abs(distance)
+        return (np.minimum(d + 0.5, width / 2) - np.maximum(d - 0.5, -width / 2)).clip(0)
+
+    height, width = valid.shape
+    reach = int(np.ceil(2 * max(*ratio, 1))) + 1
+    total, mass = np.zeros((len(pixels), *rows.shape)), np.zeros(rows.shape)
+    for a in range(-reach, reach + 1):
+        for b in range(-reach, reach + 1):
+            i, j = np.floor(rows).astype(int) + a, np.floor(cols).astype(int) + b
+            inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
+            i, j = i.clip(0, height - 1), j.clip(0, width - 1)
+            share = weight(i + 0.5 - rows, ratio[0]) * weight(j + 0.5 - cols, ratio[1]) * (inside & valid[i, j])
+            total, mass = total + share * pixels[:, i, j], mass + share
+    i, j = np.floor(rows).astype(int), np.floor(cols).astype(int)
+    inside = (i >= 0) & (i < height) & (j >= 0) & (j < width)
+    known = inside & valid[i.clip(0, height - 1), j.clip(0, width - 1)]
+    return (total / np.where(mass > 0, mass, 1)).clip(0, 255), known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import pickle
 import shutil
@@ -16,9 +17,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from geoinfer.errors import ConfigError, GeoinferError, ResourceError, SourceError
+from geoinfer.model.folding import fold, four_at_once, sum_taps
 from geoinfer.model.networks import UNetLite0, build_network
-from geoinfer.model.predictor import Predictor, fold_normalisation, load_predictor, probability
+from geoinfer.model.predictor import Predictor, load_network, load_predictor, probability
 from geoinfer.model.registry import find_model, list_models, resolve_model
+from geoinfer.model.spec import PLANES
 
 
 def noise(n: int, side: int = 96, seed: int = 0) -> np.ndarray:
@@ -32,13 +35,21 @@ def tiny() -> Predictor:
 
 @pytest.fixture(scope="module")
 def deep() -> Predictor:
-    torch.manual_seed(1)
+    spec = resolve_model("tiny")
+    return Predictor(spec, fold(random_network(1), spec), precision="fp32", batch_size=1)
+
+
+def random_network(seed: int) -> UNetLite0:
+    """Small, with statistics as after training, not the identity."""
+    torch.manual_seed(seed)
     network = UNetLite0(outputs=3, width=0.25)
-    for module in network.modules():  # statistics as after training, not the identity
+    for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
-    return Predictor(resolve_model("tiny"), fold_normalisation(network.eval()), precision="fp32", batch_size=1)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.3)
+    return network.eval()
 
 
 @given(batch=st.integers(1, 6), threads=st.integers(1, 3), precision=st.sampled_from(["fp32", "bf16"]))
@@ -56,14 +67,67 @@ def test_order_of_chips_does_not_matter(tiny: Predictor) -> None:
     assert np.array_equal(tiny.predict(chips[::-1]), tiny.predict(chips)[::-1])
 
 
-def test_folding_normalisation_keeps_the_function() -> None:
-    torch.manual_seed(0)
-    network = UNetLite0(outputs=3, width=0.25).eval()
-    x = torch.randn(1, 3, 64, 64)
+@given(
+    rows=st.integers(1, 9), cols=st.integers(1, 9), c_in=st.integers(1, 4), c_out=st.integers(1, 4), seed=st.integers(0, 99)
+)
+def test_summed_taps_are_doubling_and_a_convolution(rows: int, cols: int, c_in: int, c_out: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    x, weight = torch.randn(2, c_in, rows, cols).double(), torch.randn(c_out, c_in, 3, 3).double()
+    doubled = nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
+    expected = nn.functional.conv2d(doubled, weight, padding=1)
+    found = nn.functional.conv_transpose2d(x, sum_taps(weight), stride=2, padding=1)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12)  # float64 sums in another order
+
+
+@given(half=st.integers(1, 6), planes=st.integers(1, 3), seed=st.integers(0, 99))
+def test_a_head_of_four_pixels_at_once_is_the_head(half: int, planes: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    x, head = torch.randn(2, 5, 2 * half, 4).double(), nn.Conv2d(5, 4 * planes, 3, padding=1).double()
     with torch.inference_mode():
-        before = network(x)
-        after = fold_normalisation(network)(x)
-    assert torch.allclose(before, after, atol=1e-4)  # float32 products in another order
+        expected = nn.functional.pixel_shuffle(head(x), 2)
+        found = nn.functional.pixel_shuffle(four_at_once(head)(x), 4)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-12)  # float64 sums in another order
+
+
+@pytest.mark.parametrize("probability", PLANES)
+@pytest.mark.parametrize("side", [64, 96, 160])
+def test_folding_keeps_the_function(side: int, probability: str) -> None:
+    spec = dataclasses.replace(resolve_model("tiny"), probability=probability)
+    for network in (random_network(side), build_network("tiny").eval()):
+        x = torch.randn(2, 3, side, side)
+        with torch.inference_mode():
+            expected, found = network(x)[:, PLANES[probability]], fold(network, spec)(x)
+        # float32 sums in another order through 60 layers: rounding, whatever the size of the logits
+        assert torch.allclose(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_folding_leaves_the_network_as_it_was() -> None:
+    network = random_network(3)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    fold(network, resolve_model("tiny"))
+    after = network.state_dict()
+    assert list(before) == list(after)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_folding_costs_no_accuracy_in_half_precision() -> None:
+    """Rounding to bfloat16 moves probabilities; after folding not more of them than before."""
+    bundle = find_model("buildings")
+    network, chips = load_network(bundle), pictures(2, 256)
+    exact = Predictor(bundle.spec, copy.deepcopy(network), precision="fp32", batch_size=1).predict(chips).astype(int)
+    plain = Predictor(bundle.spec, copy.deepcopy(network), precision="bf16", batch_size=1).predict(chips)
+    folded = Predictor(bundle.spec, fold(network, bundle.spec), precision="bf16", batch_size=1).predict(chips)
+    limit = bundle.spec.threshold * 255
+    for wrong in (lambda p: abs(p - exact) > 12, lambda p: (p >= limit) != (exact >= limit)):
+        # two ways of rounding differ by chance: a quarter more, and 50 of 131072 pixels
+        assert wrong(folded).sum() <= 1.25 * wrong(plain).sum() + 50
+    assert (exact >= limit).any()
+
+
+def pictures(n: int, side: int) -> np.ndarray:
+    from geoinfer.scenes import generate_scene
+
+    return np.stack([generate_scene(seed, size=side, gsd=0.3).image for seed in range(n)])
 
 
 def test_nothing_looks_at_the_whole_chip(deep: Predictor) -> None:
@@ -132,6 +196,27 @@ def test_probabilities_round_to_bytes() -> None:
     three = torch.cat((z, z, z), 1)
     assert probability(three, "core").tolist() == [[[0, 128, 255]]]
     assert probability(three, "parted").tolist() == [[[0, 64, 0]]]
+
+
+@pytest.mark.parametrize("how", PLANES)
+def test_a_probability_takes_all_planes_or_only_its_own(how: str) -> None:
+    logits = torch.randn(2, 3, 8, 8)
+    assert torch.equal(probability(logits, how), probability(logits[:, PLANES[how]], how))
+
+
+def test_a_card_that_needs_more_planes_than_there_are_is_refused(copy_of_tiny: Path) -> None:
+    from geoinfer.training.publish import write_bundle
+    from geoinfer.training.recipe import read_recipe
+
+    recipe = read_recipe(find_model("tiny").folder / "recipe.yaml")
+    recipe = recipe.model_copy(update={"network": recipe.network.model_copy(update={"arguments": {"outputs": 2}})})
+    state = build_network("tiny", outputs=2).state_dict()
+    write_bundle(
+        copy_of_tiny, state, recipe, name="tiny", version="9", licence="CC0-1.0", description="narrow", chip=96, margin=16,
+        stride=2, probability="parted", threshold=0.5, min_area_m2=1, simplify_m=0, grow_m=0,
+    )  # fmt: skip
+    with pytest.raises(SourceError, match="2 planes"):
+        load_predictor(copy_of_tiny)
 
 
 def test_wrong_chips_are_refused(tiny: Predictor) -> None:

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geoinfer.errors import ConfigError
-from geoinfer.vector import Polygons, polygonize
+from geoinfer.grid import Window
+from geoinfer.vector import Polygons, bits, kernels, polygonize, split
 from tests import oracles
 
 pytestmark = pytest.mark.fast
@@ -44,6 +45,45 @@ def test_counts_sums_first_pixels_and_truncation_are_those_of_numpy(mask: np.nda
     prob = random.integers(0, 256, mask.shape, np.uint8)
     valid = random.random(mask.shape) >= unknown
     assert oracles.columns(polygonize(mask, prob=prob, valid=valid)) == oracles.components(mask, prob, valid)
+
+
+@given(oracles.masks(), seeds, st.integers(0, 255), st.integers(1, 400))
+def test_bits_are_those_of_the_mask_however_it_is_cut_into_strips(
+    mask: np.ndarray, seed: int, least: int, strip: int
+) -> None:
+    prob = np.random.default_rng(seed).integers(0, 256, mask.shape, np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bits, "_STRIP_BYTES", strip)
+        np.testing.assert_array_equal(bits.at_least(prob, least).words, oracles.words(prob >= least))
+        for given_mask in (mask, np.asfortranarray(mask), mask.astype(np.int32) * 256):
+            np.testing.assert_array_equal(bits.pack(given_mask).words, oracles.words(mask))
+            assert bits.pack(given_mask).shape == mask.shape
+
+
+@given(oracles.masks())
+def test_crossings_are_where_a_row_changes(mask: np.ndarray) -> None:
+    xs, row_offsets = kernels.find_crossings(bits.pack(mask).words)
+    expected = oracles.crossings(mask)
+    assert xs.tolist() == expected[0].tolist()
+    assert row_offsets.tolist() == expected[1].tolist()
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_bits_are_counted(word: int) -> None:
+    assert kernels.count_bits(np.int64(word)) == word.bit_count()
+
+
+@given(oracles.masks(), seeds, st.sampled_from([0.0, 0.01, 0.3]))
+def test_bits_give_the_polygons_of_their_mask(mask: np.ndarray, seed: int, unknown: float) -> None:
+    random = np.random.default_rng(seed)
+    prob = np.where(mask, random.integers(128, 256, mask.shape), random.integers(0, 128, mask.shape)).astype(np.uint8)
+    valid = random.random(mask.shape) >= unknown
+    packed, window = bits.at_least(prob, 128), Window(3, 5, *mask.shape)
+    for looked in (valid, None):
+        whole = polygonize(mask, prob=prob, valid=looked)
+        assert oracles.bytes_of(polygonize(packed, prob=prob, valid=looked)) == oracles.bytes_of(whole)
+        tile, same = (split(given_mask, window, prob, looked).to_arrays() for given_mask in (mask, packed))
+        assert all(tile[name].tobytes() == same[name].tobytes() for name in tile)
 
 
 @given(oracles.masks())
@@ -142,6 +182,7 @@ def test_taking_and_joining_polygons_loses_nothing(mask: np.ndarray, seed: int) 
         (np.zeros((2, 2), bool), {"prob": np.zeros((2, 3), np.uint8)}),
         (np.zeros((2, 2), bool), {"prob": np.zeros((2, 2))}),
         (np.zeros((2, 2), bool), {"valid": np.zeros((3, 2), bool)}),
+        (bits.pack(np.zeros((2, 2), bool)), {"prob": np.zeros((2, 33), np.uint8)}),
     ],
 )
 def test_what_does_not_fit_is_refused(mask: np.ndarray, more: dict[str, np.ndarray]) -> None:
@@ -149,10 +190,15 @@ def test_what_does_not_fit_is_refused(mask: np.ndarray, more: dict[str, np.ndarr
         polygonize(mask, **more)
 
 
+def test_only_probabilities_have_a_threshold() -> None:
+    with pytest.raises(ConfigError, match="uint8"):
+        bits.at_least(np.zeros((2, 2)), 128)  # type: ignore[arg-type]
+
+
 WITHOUT_COMPILER = """
 import numpy as np
 from geoinfer.grid import Window
-from geoinfer.vector import kernels, polygonize, split, stitch, warm_up
+from geoinfer.vector import bits, kernels, polygonize, split, stitch, warm_up
 from tests import oracles
 
 assert not hasattr(kernels.link_edges, "py_func")
@@ -164,6 +210,8 @@ for density in (0.3, 0.6, 0.9):
     valid = random.random(mask.shape) < 0.98
     whole = polygonize(mask, prob=prob, valid=valid)
     assert oracles.as_set(whole.to_shapely()) == oracles.as_set(oracles.outlines(mask & valid))
+    xs, row_offsets = kernels.find_crossings(bits.pack(mask).words)
+    assert (xs.tolist(), row_offsets.tolist()) == tuple(a.tolist() for a in oracles.crossings(mask))
     windows = [Window(row, col, 10, 35) for row in (0, 10) for col in (0, 35)]
     parts = [split(*(oracles.crop(mask, w), w), oracles.crop(prob, w), oracles.crop(valid, w)) for w in windows]
     assert oracles.bytes_of(stitch(parts)) == oracles.bytes_of(whole)

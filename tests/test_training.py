@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from geoinfer.errors import ConfigError, SourceError  # noqa: E402
 from geoinfer.training.augment import augmented_crop, draw_crop  # noqa: E402
-from geoinfer.training.fit import _train, fit, loss_of, main_recipe  # noqa: E402
+from geoinfer.training.fit import _train, fit, loss_of, loss_to_teacher, main_recipe  # noqa: E402
 from geoinfer.training.publish import write_bundle  # noqa: E402
 from geoinfer.training.recipe import Recipe, read_recipe  # noqa: E402
 from geoinfer.training.samples import scene_from_arrays  # noqa: E402
@@ -131,6 +131,30 @@ def test_a_fit_can_start_from_anothers_weights(tmp_path: Path) -> None:
     still = RECIPE.model_copy(update={"start": str(first), "learning_rate": 1e-12, "steps": 1})
     second = torch.load(fit(still, None, tmp_path / "second", log=lambda _: None), weights_only=True)
     assert torch.allclose(torch.load(first, weights_only=True)["layers.0.weight"], second["layers.0.weight"], atol=1e-6)
+
+
+def test_a_frozen_encoder_keeps_its_weights(tmp_path: Path) -> None:
+    unet = {"architecture": "unet-lite0", "arguments": {"width": 0.25, "outputs": 3, "decoder": [8, 8, 8, 8]}}
+    recipe = Recipe.model_validate({**RECIPE.model_dump(), "network": unet, "encoder_rate": 0, "steps": 1})
+    first = torch.load(fit(recipe, None, tmp_path / "one", log=lambda _: None), weights_only=True)
+    second = torch.load(
+        fit(recipe.model_copy(update={"steps": 2}), None, tmp_path / "two", log=lambda _: None), weights_only=True
+    )
+    moved = {name for name in first if name.endswith("weight") and not torch.equal(first[name], second[name])}
+    assert moved
+    assert all(name.startswith(("ups.", "head.")) for name in moved)
+
+
+def test_a_teacher_pulls_every_pixel_towards_its_probabilities(tmp_path: Path) -> None:
+    taught = torch.randn(2, 3, 8, 8)
+    same, other = taught.clone().requires_grad_(), (taught + torch.randn_like(taught)).requires_grad_()
+    loss_to_teacher(same, taught).backward()
+    assert same.grad.abs().max() < 1e-7  # the least cross-entropy is at the teacher's own logits
+    assert loss_to_teacher(other, taught) > loss_to_teacher(same, taught)
+    alone = torch.load(fit(RECIPE, None, tmp_path / "alone", log=lambda _: None), weights_only=True)
+    recipe = RECIPE.model_copy(update={"teacher": "tiny"})
+    helped = torch.load(fit(recipe, None, tmp_path / "taught", log=lambda _: None), weights_only=True)
+    assert not torch.equal(alone["layers.0.weight"], helped["layers.0.weight"])
 
 
 def test_two_processes_train_together(tmp_path: Path) -> None:

@@ -70,6 +70,8 @@ class RunOptions(BaseModel):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu or cuda:N")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field("auto", description="auto, fp32, bf16 or fp16")
     workers: int | None = Field(None, ge=0, description="a number of processes; 0 works in this one")
+    threads: int | None = Field(None, ge=1, le=1024, description="a number of threads, 1 to 1024")
+    trace: str | None = Field(None, description="a file to write")
     scheduler: str | None = Field(None, description="a Dask scheduler's address, tcp://HOST:PORT")
     in_flight: int | None = Field(None, ge=1, description="a number of tiles, 1 or more")
     on_error: Literal["fail", "skip"] | None = Field(None, description="fail or skip")

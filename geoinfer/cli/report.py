@@ -1,4 +1,4 @@
-"""What the end of a run says of its mask layers: a line a layer, a line a meter, and what must not be missed.
+"""What the end of a run says of its mask layers and its time: a line a layer, a line a meter, and what must not be missed.
 
 Reads what `run.json` holds of them, so that a run found finished tells the same as the one that did the work.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from geoinfer.cli.printing import duration_text
+from geoinfer.cli.printing import bytes_text, duration_text
 
 Json = Mapping[str, Any]
 
@@ -50,6 +50,22 @@ def lines(manifest: Json) -> Iterator[str]:
     """The whole report, alarms left out."""
     yield from map(layer_line, manifest.get("masks", ()))
     yield from map(meter_line, manifest.get("false_positive_meter", ()))
+
+
+def time_lines(manifest: Json) -> Iterator[str]:
+    """`where the time went: predict 91 %, read 5 %, ...` and how busy the network was; nothing for older runs."""
+    stages, total = manifest.get("stages_s", {}), manifest["timings_s"]["total"]
+    spent = sorted(((seconds, stage) for stage, seconds in stages.items() if seconds >= 0.005 * total), reverse=True)
+    if spent and total:
+        parts = ", ".join(f"{stage} {seconds / total:.0%}" for seconds, stage in spent)
+        yield f"where the {duration_text(total)} went: {parts}"
+    busy = manifest.get("device", {}).get("busy_share")
+    if busy is not None:
+        device, decoded = manifest["device"], manifest["decoded"]
+        yield (
+            f"network on {device['kind']}, {device['at_once']} at once: busy {busy:.1%} while tiles were done; "
+            f"{manifest['km2_per_s']:.3g} km²/s, {bytes_text(decoded['bytes'])} of imagery decoded"
+        )
 
 
 def alarms(manifest: Json) -> list[str]:

@@ -18,7 +18,7 @@ import typer
 from geoinfer.cli.interrupt import soft_stop
 from geoinfer.cli.printing import bytes_text, duration_text, emit_json, emit_pairs, say, warn
 from geoinfer.cli.progress import shown
-from geoinfer.cli.report import alarms, lines
+from geoinfer.cli.report import alarms, lines, time_lines
 from geoinfer.errors import ConfigError, Interrupted
 
 if TYPE_CHECKING:
@@ -119,7 +119,16 @@ def run(
         Text,
         typer.Option(
             "--workers",
-            help="Processes (default: one a GPU, or one a core); 0 works in this one.",
+            help="Processes (default: one a GPU; on a CPU 0, which works in this one).",
+            metavar="N",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    threads: Annotated[
+        Text,
+        typer.Option(
+            "--threads",
+            help="Threads of the network in each process (default: one a core, one in a worker).",
             metavar="N",
             rich_help_panel=HOW,
         ),
@@ -160,6 +169,15 @@ def run(
     strict_masks: Annotated[
         bool | None,
         typer.Option("--strict-masks", help="End with status 5 on an alarm.", show_default=False, rich_help_panel=HOW),
+    ] = None,
+    trace: Annotated[
+        Text,
+        typer.Option(
+            "--trace",
+            help="Write what each thread did when, in Chrome's trace format.",
+            metavar="FILE",
+            rich_help_panel=MANNERS,
+        ),
     ] = None,
     dry_run: Annotated[
         bool | None, typer.Option("-n", "--dry-run", help="Only say what it will take, as `plan`.", show_default=False)
@@ -228,7 +246,7 @@ def _job(options: RunOptions) -> Job:
 def _execution(options: RunOptions) -> Execution:
     from geoinfer.job import Execution
 
-    names = ("tile", "batch_size", "in_flight", "retries", "on_error", "max_failed", "mask_alarm", "strict_masks")
+    names = ("tile", "batch_size", "threads", "in_flight", "retries", "on_error", "max_failed", "mask_alarm", "strict_masks")
     given = {name: getattr(options, name) for name in names}
     return Execution(**{name: value for name, value in given.items() if value is not None})
 
@@ -268,7 +286,7 @@ def _run(options: RunOptions, out: str, command: list[str], *, as_json: bool, qu
         emit_json(summary(finished))
     elif not quiet:
         about = summary(finished)
-        for line in lines(finished.manifest):
+        for line in (*lines(finished.manifest), *(time_lines(finished.manifest) if verbose else ())):
             say(line)
         say(
             f"{about['footprints']} footprints on {about['area_km2']:.4g} km² in {duration_text(time.monotonic() - since)}: "
@@ -293,24 +311,43 @@ def _work(
         if verbose and client is not None:
             say(f"{sum(client.nthreads().values())} worker threads, scheduler {client.scheduler.address}")
         return start(
-            job, out, execution=execution, client=client, overwrite=options.overwrite, progress=show, stop=stop, warn=alarm
+            job,
+            out,
+            execution=execution,
+            client=client,
+            overwrite=options.overwrite,
+            progress=show,
+            stop=stop,
+            warn=alarm,
+            trace=options.trace,
         )
 
 
 @contextmanager
 def _client(options: RunOptions, device: str, tiles: int) -> Iterator[Any]:
-    """A Dask client, or None where this process does the work: asked for, or too little for a second one."""
-    from geoinfer.cluster import connect, default_workers
-
+    """A Dask client, or None where threads of this process do the work: asked for, on a CPU, or too little for a second."""
     wanted = options.workers
     if wanted is None and options.scheduler is None:
-        wanted = min(tiles, default_workers(device))
+        wanted = min(tiles, _usual_workers(device))
         wanted = 0 if wanted <= 1 else wanted
     if wanted == 0 and options.scheduler is None:
         yield None
         return
-    with connect(None if options.scheduler else wanted, options.scheduler, device=device) as client:
+    from geoinfer.cluster import connect
+
+    with connect(
+        None if options.scheduler else wanted, options.scheduler, device=device, threads=options.threads or 1
+    ) as client:
         yield client
+
+
+def _usual_workers(device: str) -> int:
+    """One process a GPU; on a CPU none beside this one, whose threads share a model and what is decoded of the imagery."""
+    if device != "cuda":
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def notes(job: Job) -> Iterator[str]:

@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 
 from geoinfer.errors import ConfigError, SourceError
 from geoinfer.grid import Grid, Window
+from geoinfer.imagery.blocks import Valid, read_into, read_window
 from geoinfer.imagery.grids import Placement, bounds_of, ground_pixel_size, label_of, place
-from geoinfer.imagery.raster import RasterFile, hash_file, inspect, read_pixels
-from geoinfer.imagery.source import Image
+from geoinfer.imagery.raster import RasterFile, hash_file, inspect
+from geoinfer.imagery.source import FILL, Image, all_valid
 from geoinfer.imagery.stretch import Stretch, estimate_stretch
-from geoinfer.imagery.warp import RESAMPLING, BlockCache, WarpedRaster, warp_onto
+from geoinfer.imagery.warp import RESAMPLER, RESAMPLING, WarpedRaster, block_cache, warp_onto
 
 PathLike = str | os.PathLike[str]
 
@@ -30,16 +32,22 @@ class NativeRaster:
     window: Window
     """Its pixels, in the grid."""
 
-    def read(self, window: Window) -> Image:
-        """The pixels of a window within `self.window`."""
+    def read_into(self, window: Window, pixels: NDArray[np.uint8]) -> Valid:
+        """Write the pixels of a window within `self.window`, `FILL` where invalid; which are valid, None where all are."""
         row, col = window.row - self.window.row, window.col - self.window.col
         south_up = self.file.transform.e > 0
         if south_up:
             row = self.file.height - row - window.height
-        pixels, valid = read_pixels(self.file, Window(row, col, window.height, window.width))
-        if south_up:
-            pixels, valid = pixels[:, ::-1], valid[::-1]
-        return _filled(pixels if self.stretch is None else self.stretch.apply(np.ascontiguousarray(pixels)), valid)
+        stored = Window(row, col, window.height, window.width)
+        target = pixels[:, ::-1] if south_up else pixels
+        if self.stretch is None:
+            valid = read_into(self.file, stored, target)
+        else:
+            values, valid = read_window(self.file, stored)
+            self.stretch.apply(values, target)
+        if valid is not None:
+            np.copyto(target, FILL, where=~valid)
+        return valid[::-1] if valid is not None and south_up else valid
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +91,27 @@ class RasterSource:
         Raises:
             SourceError: Blocks under the window are damaged.
         """
-        image, missing = Image.blank(self.bands, window.height, window.width), window.height * window.width
+        pixels = np.empty((self.bands, window.height, window.width), np.uint8)
+        valid: Valid = None
         for raster in self.rasters:
             part = window.intersection(raster.window)
-            if part.is_empty or not missing:
+            if part.is_empty:
                 continue
-            layer = raster.read(part)
-            rows = slice(part.row - window.row, part.stop_row - window.row)
-            cols = slice(part.col - window.col, part.stop_col - window.col)
-            fresh = layer.valid & ~image.valid[rows, cols]
-            np.copyto(image.pixels[:, rows, cols], layer.pixels, where=fresh)
-            image.valid[rows, cols] |= fresh
-            missing -= int(np.count_nonzero(fresh))
-        return image
+            here = part.slices_in(window)
+            if valid is None:
+                found = raster.read_into(part, pixels[:, *here])
+                if part == window and found is None:
+                    return Image(pixels, all_valid(window.height, window.width))
+                _fill_around(pixels, *here)
+                valid = np.zeros(pixels.shape[1:], np.bool_)
+                valid[here] = True if found is None else found
+            elif not valid[here].all():  # a raster named earlier comes first
+                layer = np.empty((self.bands, part.height, part.width), np.uint8)
+                found = raster.read_into(part, layer)
+                fresh = ~valid[here] if found is None else found & ~valid[here]
+                np.copyto(pixels[:, *here], layer, where=fresh)
+                valid[here] |= fresh
+        return Image.blank(*pixels.shape) if valid is None else Image(pixels, valid)
 
     def snapshot(self) -> list[dict[str, object]]:
         """What identifies the pixels, per file in order of priority: content, and how it is read."""
@@ -108,6 +124,7 @@ class RasterSource:
                 "bands": list(raster.file.bands),
                 "stretch": None if raster.stretch is None else [list(pair) for pair in raster.stretch.limits],
                 "resampling": None if self.placement.native else self.resampling,
+                **({} if self.placement.native else {"resampler": RESAMPLER}),
             }
             for raster in self.rasters
         ]
@@ -185,7 +202,7 @@ def open_raster(
     limits = _stretch_of(files, stretch)
     if placement.native:
         return RasterSource(placement, tuple(map(NativeRaster, files, [limits] * len(files), placement.windows)), resampling)
-    cache = BlockCache()
+    cache = block_cache()
     rasters = tuple(
         warp_onto(placement.grid, file, window, limits, resampling, index, cache)
         for index, (file, window) in enumerate(zip(files, placement.windows, strict=True))
@@ -193,11 +210,12 @@ def open_raster(
     return RasterSource(placement, rasters, resampling)
 
 
-def _filled(pixels: np.ndarray, valid: np.ndarray) -> Image:
-    """An image whose invalid pixels hold `FILL`."""
-    image = Image.blank(*pixels.shape)
-    np.copyto(image.pixels, pixels, where=valid)
-    return Image(image.pixels, np.ascontiguousarray(valid))
+def _fill_around(pixels: NDArray[np.uint8], rows: slice, cols: slice) -> None:
+    """`FILL` outside a part of (C, H, W)."""
+    pixels[:, : rows.start] = FILL
+    pixels[:, rows.stop :] = FILL
+    pixels[:, rows, : cols.start] = FILL
+    pixels[:, rows, cols.stop :] = FILL
 
 
 def _stretch_of(files: Sequence[RasterFile], stretch: tuple[float, float] | None) -> Stretch | None:

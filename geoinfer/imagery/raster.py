@@ -1,4 +1,4 @@
-"""One GeoTIFF: its header as a value, and its own pixels with what is valid of them. Knows no grid and no model.
+"""One GeoTIFF: its header as a value, and a handle on it for each thread. Knows no grid and no model.
 
 Everything that the header decides is read once, by `inspect`; workers get the value and open the file again, one handle a
 thread. Files beside the raster (.aux.xml, .msk, .ovr, .tfw) are ignored: no snapshot has them, so they may change nothing.
@@ -12,7 +12,8 @@ import os
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,22 +21,22 @@ from typing import Any
 import numpy as np
 import rasterio
 from affine import Affine
-from numpy.typing import NDArray
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 from rasterio.enums import ColorInterp, Interleaving, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
-from rasterio.windows import Window as RasterioWindow
 
 from geoinfer.errors import ConfigError, SafetyError, SourceError
 from geoinfer.grid import Window
+from geoinfer.imagery.hashes import remembered
+from geoinfer.imagery.meter import count_decoded
 from geoinfer.imagery.safety import MAX_BANDS, MAX_BLOCK_BYTES, check_file
 
 _ENVIRONMENT: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_PAM_ENABLED": "NO",
-    "GDAL_CACHEMAX": 256,
+    "GDAL_CACHEMAX": 16 * 2**20,  # bytes; small, since `blocks` remembers what was decoded
     "GTIFF_POINT_GEO_IGNORE": "NO",
 }
 _MAX_HANDLES = 32
@@ -71,6 +72,8 @@ class RasterFile:
     """It carries an internal mask."""
     datetime: str | None
     """ISO 8601, from TIFFTAG_DATETIME."""
+    block: tuple[int, int]
+    """(rows, cols) of the blocks, tiles or strips, that the file is stored in."""
 
     @property
     def name(self) -> str:
@@ -93,9 +96,30 @@ class RasterFile:
         return " and ".join(kind for kind, present in kinds if present) or "all valid"
 
 
-def environment() -> rasterio.Env:
-    """GDAL's options for every read of ours, whatever the process around us has set."""
-    return rasterio.Env(**_ENVIRONMENT)
+class _Inside(threading.local):
+    """This thread is inside `environment` already."""
+
+    yes = False
+
+
+_INSIDE = _Inside()
+
+
+@contextmanager
+def environment() -> Iterator[None]:
+    """GDAL's options for every read of ours, whatever the process around us has set.
+
+    Entering takes a quarter of a millisecond, so whoever reads many blocks enters once around them; within that it is free.
+    """
+    if _INSIDE.yes:
+        yield
+        return
+    with rasterio.Env(**_ENVIRONMENT):
+        _INSIDE.yes = True
+        try:
+            yield
+        finally:
+            _INSIDE.yes = False
 
 
 def inspect(
@@ -136,71 +160,28 @@ def inspect(
                     nodata=tuple(dataset.nodatavals[band - 1] for band in chosen),
                     has_mask=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags,
                     datetime=_datetime_of(dataset),
+                    block=dataset.block_shapes[chosen[0] - 1],
                 )
     except RasterioError as error:
         raise SourceError(f"{file}: cannot be opened as GeoTIFF: {reason_of(error)}") from error
 
 
-def read_pixels(file: RasterFile, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Pixels of the raster as they are stored, and which are valid.
-
-    A pixel is invalid where the alpha band or the internal mask is 0, where all bands hold nodata, or where any is NaN or
-    infinite.
-
-    Args:
-        file: The raster.
-        window: In the raster's own pixels, within it.
-
-    Returns:
-        pixels: (C, H, W) of the file's dtype; valid: (H, W).
-
-    Raises:
-        SourceError: The file changed, or the blocks under the window are damaged or missing.
-    """
-    area = RasterioWindow(window.col, window.row, window.width, window.height)
-    fault = ""
-    indexes = [*file.bands, file.alpha] if file.alpha is not None else list(file.bands)
-    try:
-        with environment():
-            dataset = _handle(file)
-            pixels = dataset.read(indexes, window=area)
-            valid = np.ones(pixels.shape[1:], np.bool_)
-            if file.has_mask:
-                valid = dataset.read_masks(file.bands[0], window=area) != 0
-    except (RasterioError, OSError) as error:
-        if isinstance(error, SourceError):
-            raise
-        rows, cols = f"{window.row}:{window.stop_row}", f"{window.col}:{window.stop_col}"
-        fault = f"{file.name}: cannot read rows {rows}, cols {cols}: {reason_of(error)}"
-    if fault:  # raised out here: GDAL's own errors cannot be unpickled, and would travel along as the context
-        raise SourceError(fault)
-    if file.alpha is not None:
-        valid &= pixels[-1] != 0
-        pixels = pixels[:-1]
-    if any(value is not None and not math.isnan(value) for value in file.nodata):
-        present = np.zeros(valid.shape, np.bool_)
-        for band, nodata in zip(pixels, file.nodata, strict=True):
-            present |= True if nodata is None else band != nodata
-        valid &= present
-    if pixels.dtype.kind == "f":
-        valid &= np.isfinite(pixels).all(axis=0)
-    return pixels, valid
-
-
 def hash_file(file: RasterFile) -> str:
-    """sha256 of the content, streamed."""
-    digest = hashlib.sha256()
+    """sha256 of the content, as it is remembered or read."""
     try:
-        _check_unchanged(file)
-        with open(file.path, "rb") as stream:
-            while chunk := stream.read(2**22):
-                digest.update(chunk)
-        _check_unchanged(file)
+        check_unchanged(file)
+        found = remembered(file.path, lambda: _hash_content(file.path))
+        check_unchanged(file)
     except SourceError:
         raise
     except OSError as error:
         raise SourceError(f"{file.name}: cannot be read: {error.strerror or error}") from error
-    return digest.hexdigest()
+    return found
+
+
+def _hash_content(path: str) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class _Handles(threading.local):
@@ -213,8 +194,13 @@ class _Handles(threading.local):
 _HANDLES = _Handles()
 
 
-def _handle(file: RasterFile) -> DatasetReader:
-    _check_unchanged(file)
+def handle(file: RasterFile) -> DatasetReader:
+    """This thread's dataset of a file; closed when many others were used since.
+
+    Raises:
+        SourceError: The file changed.
+    """
+    check_unchanged(file)
     key, handles = (file.path, file.size, file.mtime_ns), _HANDLES.open
     if key in handles:
         handles.move_to_end(key)
@@ -222,10 +208,12 @@ def _handle(file: RasterFile) -> DatasetReader:
     while len(handles) >= _MAX_HANDLES:
         handles.popitem(last=False)[1].close()
     handles[key] = rasterio.open(Path(file.path), driver="GTiff", sharing=False)
+    count_decoded(headers=1)
     return handles[key]
 
 
-def _check_unchanged(file: RasterFile) -> None:
+def check_unchanged(file: RasterFile) -> None:
+    """Raise SourceError where the file is no longer the one that was opened."""
     try:
         status = os.stat(file.path)
     except OSError as error:

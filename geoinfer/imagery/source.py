@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +14,9 @@ from geoinfer.grid import Grid, Window
 FILL = 127
 """What pixels without imagery hold: mid grey, so that a network sees nothing there."""
 
+_SHARED_PIXELS = 2**22
+"""Larger windows are rare and their validity is not kept, pixels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Image:
@@ -21,12 +25,24 @@ class Image:
     pixels: NDArray[np.uint8]
     """(C, H, W); invalid pixels hold `FILL`."""
     valid: NDArray[np.bool_]
-    """(H, W)."""
+    """(H, W); read only, images may share it."""
 
     @classmethod
     def blank(cls, bands: int, height: int, width: int) -> Image:
         """An image without a valid pixel."""
         return cls(np.full((bands, height, width), FILL, np.uint8), np.zeros((height, width), np.bool_))
+
+
+def all_valid(height: int, width: int) -> NDArray[np.bool_]:
+    """(height, width) of True, read only; the same array again for windows of one size, so that it costs nothing."""
+    return _all_valid(height, width) if height * width <= _SHARED_PIXELS else np.ones((height, width), np.bool_)
+
+
+@lru_cache(maxsize=8)
+def _all_valid(height: int, width: int) -> NDArray[np.bool_]:
+    valid = np.ones((height, width), np.bool_)
+    valid.flags.writeable = False
+    return valid
 
 
 class Source(Protocol):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 from geoinfer.errors import ConfigError, SourceError
 from geoinfer.grid import Window
-from geoinfer.imagery.raster import RasterFile, read_pixels
+from geoinfer.imagery.blocks import read_window
+from geoinfer.imagery.raster import RasterFile
 
 _PERCENTILES = (2.0, 98.0)
 _SAMPLE_SIDE = 1024
@@ -35,24 +37,28 @@ class Stretch:
             if not (np.isfinite(low) and np.isfinite(high) and low < high):
                 raise ConfigError(f"stretch {low}, {high}: needs two finite numbers, the lower one first")
 
-    def apply(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
-        """(C, H, W) of any real type -> (C, H, W) uint8; NaN becomes 0, and is for the caller to mask."""
+    def apply(self, pixels: NDArray[Any], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """(C, H, W) of any real type -> (C, H, W) uint8, in `out` if given; NaN becomes 0, and is for the caller to mask."""
+        result = np.empty(pixels.shape, np.uint8) if out is None else out
         if pixels.dtype.itemsize <= 2 and pixels.dtype.kind in "iu":
-            return self._look_up(pixels)
-        result = np.empty(pixels.shape, np.uint8)
-        for band, (low, high), out in zip(pixels, self.limits, result, strict=True):
-            out[...] = _scale(band, low, high)
+            self._look_up(pixels, result)
+            return result
+        for band, limits, target in zip(pixels, self.limits, result, strict=True):
+            target[...] = _scale(band, *limits)
         return result
 
-    def _look_up(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    def _look_up(self, pixels: NDArray[Any], result: NDArray[np.uint8]) -> None:
         """The same through a table of all values that the type has: 10 times faster than arithmetic a pixel."""
-        info = np.iinfo(pixels.dtype)
-        values = np.arange(info.max - info.min + 1).astype(pixels.dtype.str.replace("i", "u"))
-        unsigned = pixels.view(values.dtype)
-        result = np.empty(pixels.shape, np.uint8)
-        for band, (low, high), out in zip(unsigned, self.limits, result, strict=True):
-            np.take(_scale(values.view(pixels.dtype), low, high), band, out=out)
-        return result
+        unsigned = pixels.view(pixels.dtype.str.replace("i", "u"))
+        for band, limits, target in zip(unsigned, self.limits, result, strict=True):
+            np.take(_table(pixels.dtype.str, *limits), band, out=target, mode="clip")  # none is out of range; spares a copy
+
+
+@lru_cache(maxsize=64)
+def _table(kind: str, low: float, high: float) -> NDArray[np.uint8]:
+    """What each value of an integer type becomes; negative ones come last, where their bits as unsigned numbers say."""
+    values = np.arange(2 ** (8 * np.dtype(kind).itemsize)).astype(kind.replace("i", "u"))
+    return _scale(values.view(kind), low, high)
 
 
 def estimate_stretch(files: Sequence[RasterFile]) -> Stretch:
@@ -78,13 +84,14 @@ def _sample(file: RasterFile) -> NDArray[np.float64]:
     parts, failure = [], None
     for window in windows:
         try:
-            pixels, valid = read_pixels(file, window)
+            pixels, valid = read_window(file, window)
         except SourceError as error:
             failure = error
             continue
         first = -window.row % step
-        pixels, valid = pixels[:, first::step, ::step], valid[first::step, ::step]
-        parts.append(pixels[:, valid].astype(np.float64))
+        pixels = pixels[:, first::step, ::step]
+        sample = pixels.reshape(len(pixels), -1) if valid is None else pixels[:, valid[first::step, ::step]]
+        parts.append(sample.astype(np.float64))
     if not parts and failure is not None:
         raise failure
     return np.concatenate(parts, axis=1)

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyogrio
 import shapely
 from numpy.typing import NDArray
 from pyproj import CRS
@@ -84,6 +83,8 @@ class PreparedLayer:
         mine = self.bounds
         if mine is None or not meets(np.array([bounds]), np.array([mine]))[0]:
             return Pieces(np.zeros(0, object), np.zeros(0, np.int64))
+        import pyogrio  # a GDAL of its own: only where there is a layer
+
         try:
             _, table = pyogrio.read_arrow(self.path, bbox=tuple(bounds), columns=["feature", "piece"])
         except (RuntimeError, OSError, ValueError) as error:
@@ -224,6 +225,8 @@ def _write(work: _Work, path: Path, crs: CRS) -> None:
         except Exception as error:
             failed.append(error)  # Arrow's stream would carry a text alone
             raise
+
+    import pyogrio
 
     try:
         with warnings.catch_warnings():

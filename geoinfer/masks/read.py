@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import pyogrio
 from numpy.typing import NDArray
 from pyproj import CRS
 from pyproj.exceptions import CRSError
@@ -96,6 +95,8 @@ def read_batches(source: Source, layer: MaskLayer, header: Header, boxes: NDArra
 
 
 def _open_gdal(source: Source, layer: MaskLayer) -> Header:
+    import pyogrio  # a GDAL of its own: only where there is a layer
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         tables = [(str(name), str(kind)) for name, kind in pyogrio.list_layers(source.gdal_path) if kind is not None]
@@ -148,6 +149,8 @@ def _stream_gdal(
     source: Source, layer: MaskLayer, header: Header, box: list[float] | None
 ) -> Iterator[tuple[NDArray[np.int64], pa.Array, NDArray[np.bool_]]]:
     """FIDs, well-known binary, and which belong to the layer's classes."""
+    import pyogrio
+
     # GDAL's own fast way (3.12 at least) gives overlapping geometries once a FlatGeobuf has a null one. The option is one of
     # the process, changes no result, and is never taken back: another thread may be reading.
     pyogrio.set_gdal_config_options({"OGR_FLATGEOBUF_STREAM_BASE_IMPL": "YES"})

@@ -75,14 +75,16 @@ class _InvertedResidual(nn.Module):
         return x + out if self.residual else out
 
 
-class _Up(nn.Module):
+class Up(nn.Module):
     """Double the resolution, join the skip, two 3x3 convolutions."""
 
     def __init__(self, c_in: int, c_skip: int, c_out: int) -> None:
         super().__init__()
+        self.c_skip = c_skip
         self.layers = nn.Sequential(_conv_norm(c_in + c_skip, c_out, 3), _conv_norm(c_out, c_out, 3))
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(N, C, S, S) and (N, D, 2S, 2S) -> (N, E, 2S, 2S)."""
         x = nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
         out: Tensor = self.layers(torch.cat((x, skip), dim=1))
         return out
@@ -118,10 +120,11 @@ class UNetLite0(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         ups: list[nn.Module] = []
         for c_out, skip in zip(decoder, reversed(_SKIPS), strict=True):
-            ups.append(_Up(c, widths[skip], c_out))
+            ups.append(Up(c, widths[skip], c_out))
             c = c_out
         self.ups = nn.ModuleList(ups)
         self.head = nn.Conv2d(c, 4 * outputs, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, B, S, S) normalised bands -> (N, K, S, S) logits."""
@@ -133,7 +136,8 @@ class UNetLite0(nn.Module):
                 skips.append(x)
         for up, skip in zip(self.ups, reversed(skips), strict=True):
             x = up(x, skip)  # (N, 32, S/2, S/2) after the last
-        return nn.functional.pixel_shuffle(self.head(x), 2)  # (N, K, S, S)
+        logits: Tensor = self.shuffle(self.head(x))  # (N, K, S, S)
+        return logits
 
 
 def load_imagenet_encoder(network: UNetLite0, weights: Mapping[str, Tensor]) -> None:

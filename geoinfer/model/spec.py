@@ -16,8 +16,10 @@ from geoinfer.grid import ChipSpec
 CALIBRATIONS = "geoinfer:calibration"
 """Property of the item that holds, by region, what was chosen there. It is no part of `ModelSpec`: what a run uses of it
 stands in its job as the threshold and the least area that it was told."""
-PROBABILITIES = ("body", "core", "parted")
-"""How the network's planes become one probability: the first plane, the second, or body x (1 - contact)."""
+PLANES: dict[str, tuple[int, ...]] = {"body": (0,), "core": (1,), "parted": (0, 2)}
+"""Planes of the network that each kind of probability is made of: body, core, or body x (1 - contact)."""
+PROBABILITIES = tuple(PLANES)
+"""How the network's planes become one probability."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from geoinfer.errors import ConfigError, SourceError
+from geoinfer.model.folding import fold_normalisation
 from geoinfer.model.networks import build_network, load_imagenet_encoder
+from geoinfer.model.predictor import load_network
+from geoinfer.model.registry import find_model
 from geoinfer.training.augment import augmented_crop
 from geoinfer.training.recipe import Recipe, read_recipe
 from geoinfer.training.samples import LabelledScene, load_scenes, scene_from_arrays
@@ -62,6 +65,17 @@ def loss_of(logits: Tensor, bits: Tensor) -> Tensor:
         dice = 1 - (2 * (p * target).sum() + 1) / (p.sum() + target.sum() + 1)
         total = total + share * (cross + 0.5 * dice)
     return total
+
+
+def loss_to_teacher(logits: Tensor, taught: Tensor) -> Tensor:
+    """Scalar cross-entropy against another network's probabilities, summed over planes (Hinton et al. 2015).
+
+    Args:
+        logits: (N, K, S, S) float.
+        taught: (N, K, S, S) float, the teacher's logits of the same crops.
+    """
+    cross = functional.binary_cross_entropy_with_logits(logits.float(), taught.float().sigmoid())
+    return cross * logits.shape[1]
 
 
 def draw_from(recipe: Recipe, data: Path | None) -> Draw:
@@ -150,9 +164,15 @@ def _train(
     if recipe.start is not None:
         network.load_state_dict(torch.load(recipe.start, map_location="cpu", weights_only=True))
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    teacher = None
+    if recipe.teacher is not None:
+        teacher = fold_normalisation(load_network(find_model(recipe.teacher)))
+        teacher = teacher.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = {k: v.detach().clone().float() for k, v in network.state_dict().items()}
     encoder = [p for n, p in network.named_parameters() if n.startswith(("stem", "blocks"))]
     rest = [p for n, p in network.named_parameters() if not n.startswith(("stem", "blocks"))]
+    for parameter in encoder:
+        parameter.requires_grad_(recipe.encoder_rate > 0)
     rates = (recipe.learning_rate * recipe.encoder_rate, recipe.learning_rate)
     optimizer = torch.optim.AdamW(
         [{"params": encoder, "lr": rates[0]}, {"params": rest, "lr": rates[1]}], weight_decay=recipe.weight_decay
@@ -182,7 +202,7 @@ def _train(
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor
         crops = [draw(np.random.default_rng((recipe.seed, step, rank, i))) for i in range(recipe.batch // recipe.processes)]
-        loss = _step(network, optimizer, crops, device, recipe.processes)
+        loss = _step(network, teacher, optimizer, crops, device, recipe.processes)
         step += 1
         _follow(average, network, min(recipe.average, (1 + step) / (10 + step)))
         smooth = loss if math.isnan(smooth) else 0.98 * smooth + 0.02 * loss
@@ -208,6 +228,7 @@ def _train(
 
 def _step(
     network: nn.Module,
+    teacher: nn.Module | None,
     optimizer: torch.optim.Optimizer,
     crops: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]],
     device: torch.device,
@@ -220,6 +241,10 @@ def _step(
     with torch.autocast(device.type, torch.bfloat16):
         logits = network(x)  # (n, 3, S, S)
     loss = loss_of(logits, bits)
+    if teacher is not None:
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            taught = teacher(x)  # (n, 3, S, S)
+        loss = loss + loss_to_teacher(logits, taught)
     loss.backward()
     parameters = [p for p in network.parameters() if p.grad is not None]
     gradients = [p.grad for p in parameters if p.grad is not None]

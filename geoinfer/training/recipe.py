@@ -60,7 +60,7 @@ class Recipe(_Strict):
     learning_rate: float = Field(gt=0)
     """Peak of the cosine, after 150 steps of warming up."""
     encoder_rate: float = Field(default=0.5, ge=0)
-    """Share of it that the encoder gets."""
+    """Share of it that the encoder gets; 0 freezes its weights and saves their backward pass."""
     weight_decay: float = Field(default=0.02, ge=0)
     """Of AdamW (Loshchilov & Hutter 2019)."""
     average: float = Field(default=0.998, ge=0, lt=1)
@@ -70,6 +70,8 @@ class Recipe(_Strict):
     seed: int = 0
     start: str | None = None
     """Weights to start from: an `average.pt` of another fit of the same network, relative to the working folder."""
+    teacher: str | None = None
+    """A model, by name or folder, whose probabilities are a second target of every pixel, known or not."""
     network: NetworkRecipe = NetworkRecipe()
     sources: tuple[SourceRecipe, ...] = ()
     generated: GeneratedRecipe = GeneratedRecipe(weight=0, scenes=0)

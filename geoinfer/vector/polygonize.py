@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from geoinfer.errors import ConfigError
 from geoinfer.vector import kernels
+from geoinfer.vector.bits import BitMask, pack
 from geoinfer.vector.kernels import Int32, Int64
 from geoinfer.vector.polygons import Polygons
 
 
 def polygonize(
-    mask: NDArray[Any],
+    mask: NDArray[Any] | BitMask,
     transform: Affine | None = None,
     *,
     prob: NDArray[np.uint8] | None = None,
@@ -31,7 +32,7 @@ def polygonize(
     """The polygons of a mask, in the order of their first pixels.
 
     Args:
-        mask: (H, W) bool or integer; not zero is foreground, masked pixels of a masked array are not.
+        mask: (H, W) bool or integer, not zero is foreground, masked pixels of a masked array are not; or bits of `at_least`.
         transform: (col, row) -> (x, y) for the geometries; None: pixels.
         prob: (H, W) uint8 to add up in each polygon; without it each pixel counts 255.
         valid: (H, W) bool, pixels that were computed; others are never foreground. What lies outside the array was not
@@ -40,7 +41,7 @@ def polygonize(
     """
     if transform is not None and not isinstance(transform, Affine):
         raise ConfigError(f"transform of type {type(transform).__name__}: give an Affine, as a dataset's transform is")
-    found = label_components(np.ma.filled(mask, 0), prob, valid)
+    found = label_components(mask if isinstance(mask, BitMask) else np.ma.filled(mask, 0), prob, valid)
     truncated = found.truncated.copy()
     for side in found.sides():
         truncated[side[side >= 0]] = True
@@ -96,10 +97,10 @@ def trace(
 
 
 def label_components(
-    mask: NDArray[Any], prob: NDArray[np.uint8] | None = None, valid: NDArray[np.bool_] | None = None
+    mask: NDArray[Any] | BitMask, prob: NDArray[np.uint8] | None = None, valid: NDArray[np.bool_] | None = None
 ) -> Components:
     """Label the 4-connected components of a mask and count inside each; arguments as for `polygonize`."""
-    if mask.ndim != 2 or mask.dtype.kind not in "bui":
+    if not isinstance(mask, BitMask) and (mask.ndim != 2 or mask.dtype.kind not in "bui"):
         raise ConfigError(f"mask of shape {mask.shape}, {mask.dtype}: polygonize takes a 2-D bool or integer array")
     for name, array in (("prob", prob), ("valid", valid)):
         if array is not None and array.shape != mask.shape:
@@ -109,11 +110,10 @@ def label_components(
     height, width = mask.shape
     if height * width >= 2**31:
         raise ConfigError(f"mask of {height} x {width} px: split it into tiles of less than 2**31 pixels and stitch these")
-    words = pack_bits(mask)
-    complete_row = np.ones(height, np.bool_) if valid is None else np.asarray(valid.all(axis=1))
-    is_complete = bool(complete_row.all())
+    words = (mask if isinstance(mask, BitMask) else pack(mask)).words
+    is_complete = valid is None or bool(valid.all())
     if valid is not None and not is_complete:
-        words &= pack_bits(valid)
+        words = words & pack(valid).words
     xs, row_offsets = kernels.find_crossings(words)
     label, components = kernels.label_runs(xs, row_offsets)
     run_rows = kernels.rows_of_runs(row_offsets, np.arange(height, dtype=np.int32))
@@ -125,14 +125,6 @@ def label_components(
         truncated = np.zeros(components, np.bool_)
     else:
         computed = np.ascontiguousarray(valid, np.bool_)
+        complete_row = np.asarray(computed.all(axis=1))
         truncated = kernels.find_truncated(xs, run_rows, label, components, computed, complete_row)
     return Components(xs, row_offsets, run_rows, label, width, pixels, prob_sum, first, truncated)
-
-
-def pack_bits(mask: NDArray[Any]) -> NDArray[np.uint32]:
-    """(H, ceil(W / 32)) words, one bit a pixel, lowest bit leftmost, zeros at the end of a row."""
-    height, width = mask.shape
-    packed = np.zeros((height, 4 * -(-width // 32)), np.uint8)
-    packed[:, : -(-width // 8)] = np.packbits(mask if mask.dtype.itemsize == 1 else mask != 0, axis=1, bitorder="little")
-    words: NDArray[np.uint32] = packed.view("<u4").astype(np.uint32, copy=False)
-    return words

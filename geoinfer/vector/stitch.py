@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from geoinfer.errors import ConfigError
 from geoinfer.grid import Window
 from geoinfer.vector import kernels
+from geoinfer.vector.bits import BitMask
 from geoinfer.vector.kernels import NOT_COMPUTED, NOWHERE, Int32, Int64
 from geoinfer.vector.polygonize import label_components, trace
 from geoinfer.vector.polygons import Polygons
@@ -79,12 +80,15 @@ def _unpack(packed: NDArray[np.uint8], window: Window) -> NDArray[np.bool_]:
 
 
 def split(
-    mask: NDArray[Any], window: Window, prob: NDArray[np.uint8] | None = None, valid: NDArray[np.bool_] | None = None
+    mask: NDArray[Any] | BitMask,
+    window: Window,
+    prob: NDArray[np.uint8] | None = None,
+    valid: NDArray[np.bool_] | None = None,
 ) -> TileResult:
     """Polygonize one tile, keeping apart what touches its sides.
 
     Args:
-        mask: (H, W) bool or integer, the pixels of the window.
+        mask: (H, W) bool or integer, the pixels of the window; or bits of `at_least`.
         window: Where the mask lies in the grid.
         prob, valid: (H, W) as for `polygonize`. What lies outside the tile is not known here, so it truncates nothing yet.
     """
@@ -99,7 +103,7 @@ def split(
     fragment = np.full(len(polygons) + 1, NOWHERE, np.int32)  # one more for NOWHERE, which indexes the last
     fragment[:-1][touches] = np.arange(np.count_nonzero(touches), dtype=np.int32)
     top, bottom, left, right = (fragment[side] for side in sides)
-    if valid is not None and mask.size:
+    if valid is not None and valid.size:
         computed = (valid[0], valid[-1], valid[:, 0], valid[:, -1])
         for edge, is_computed in zip((top, bottom, left, right), computed, strict=True):
             edge[~is_computed] = NOT_COMPUTED
