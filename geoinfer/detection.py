@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +29,7 @@ from geoinfer.vector.bits import at_least
 from geoinfer.vector.footprints import square_metres_per_unit
 from geoinfer.vector.stitch import TileResult, split
 
+Pixels = npt.NDArray[np.uint8]
 Prob = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Core = tuple[int, int]
@@ -188,8 +190,7 @@ def detect_tile(
         The polygons and seams, None where nothing was computed; and the coverage row.
     """
     asked = detection.region.mask(window)
-    name = f"{tile.row}_{tile.col}"
-    look = _Look(detection.source, detection.predictor, window, asked, name)
+    look = _Look(detection.source, detection.predictor, window, asked, tile)
     wanted = look.wanted()
     opened, knocks = _look_around(look, wanted, tile, detection.threshold_u8, skip)
     closed = skip.cores.keys() - opened
@@ -199,7 +200,7 @@ def detect_tile(
     n_masked = sum(look.count(at) for at in left)
     result, polygonize_s = None, 0.0
     if n_done:
-        with span("polygonize", name) as took:
+        with span("polygonize", look.name) as took:
             mask = at_least(look.prob, detection.threshold_u8)  # never where nothing was computed: that is 0
             is_all_computed = n_done == look.prob.size
             result = split(mask, window, prob=look.prob, valid=None if is_all_computed else look.computed)
@@ -243,6 +244,8 @@ def _look_around(
     todo = [at for at in wanted if _key(at) in opened or _key(at) not in skip.cores]
     while todo:
         look.at(todo)
+        if not skip.cores:
+            break  # nothing to reach
         reached = {to for at in todo for to in _reached(look, at, threshold_u8) if to in skip.cores}
         knocks |= reached - inside
         new = (reached & inside) - opened
@@ -285,8 +288,11 @@ def pixel_area_m2(grid: Grid, window: Window) -> float:
 class _Look:
     """What is known of a window's pixels; grows as cores are looked at."""
 
-    def __init__(self, source: Source, predictor: Predicts, window: Window, asked: Mask | None, name: str = "") -> None:
-        self.source, self.predictor, self.window, self.asked, self.name = source, predictor, window, asked, name
+    def __init__(
+        self, source: Source, predictor: Predicts, window: Window, asked: Mask | None, tile: Tile | None = None
+    ) -> None:
+        self.source, self.predictor, self.window, self.asked = source, predictor, window, asked
+        self.tile, self.name = tile, "" if tile is None else f"{tile.row}_{tile.col}"
         self.prob = np.zeros((window.height, window.width), np.uint8)
         self.computed = np.zeros((window.height, window.width), np.bool_)
         self.chips = self.decoded_pixels = self.decoded_bytes = 0
@@ -305,38 +311,61 @@ class _Look:
 
     def at(self, cores: Iterable[Window]) -> None:
         """Read and infer cores, as many at a time as the predictor asks for."""
-        at_once = max(1, min(CHIPS_AT_ONCE, getattr(self.predictor, "chips_at_once", 1)))
-        for group in _groups(self._live(cores), at_once):
+        for group in self._groups(cores):
             with span("predict", self.name) as took:
                 self._infer(group)
             self.predict_s += took.seconds
 
-    def _live(self, cores: Iterable[Window]) -> Iterator[tuple[Window, Image]]:
-        """The cores with a pixel to compute, each with the image of its chip."""
-        margin = self.predictor.spec.chips.margin
+    def _groups(self, cores: Iterable[Window]) -> Iterator[list[tuple[Window, Image]]]:
+        """The cores with a pixel to compute and the images of their chips, side by side in one array that is used again."""
+        size = max(1, min(CHIPS_AT_ONCE, getattr(self.predictor, "chips_at_once", 1)))
+        chip = self.predictor.spec.chips.chip
+        self.pixels = np.empty((size, self.source.bands, chip, chip), np.uint8)
+        group: list[tuple[Window, Image]] = []
+        for _, row in groupby(cores, key=lambda core: core.row):
+            for core in row:
+                image = self._read(core, self.pixels[len(group)])
+                if image is not None:
+                    group.append((core, image))
+                if len(group) == size:
+                    yield group
+                    group = []
+            self._forget_above(core.stop_row)
+        if group:
+            yield group
+
+    def _read(self, core: Window, out: Pixels) -> Image | None:
+        """The image of a core's chip, where the core has a pixel to compute."""
         before = decoded()
-        for core in cores:
-            with span("read", self.name) as took:
-                frame, here = core.grow(margin), core.slices_in(self.window)
-                image = self.source.read(frame)
-                live = image.valid[core.intersection(self.window).slices_in(frame)]
-                if self.asked is not None:
-                    live = live & self.asked[here]
-                is_live = bool(live.any()) and not _is_constant(image)
-                if is_live:
-                    self.computed[here] = live
-            now = decoded()
-            self.decoded_pixels += now.pixels - before.pixels
-            self.decoded_bytes += now.bytes - before.bytes
-            self.read_s, before = self.read_s + took.seconds, now
+        with span("read", self.name) as took:
+            frame, here = core.grow(self.predictor.spec.chips.margin), core.slices_in(self.window)
+            image = self.source.read(frame, out)
+            live = image.valid[core.intersection(self.window).slices_in(frame)]
+            if self.asked is not None:
+                live = live & self.asked[here]
+            is_live = bool(live.any()) and not _is_constant(image)
             if is_live:
-                yield core, image
+                self.computed[here] = live
+        now = decoded()
+        self.decoded_pixels += now.pixels - before.pixels
+        self.decoded_bytes += now.bytes - before.bytes
+        self.read_s += took.seconds
+        return image if is_live else None
+
+    def _forget_above(self, row: int) -> None:
+        """Above a row of the lattice this tile reads nothing any more, nor do those above it; others only near its sides.
+
+        Tiles are handed out from the top of a strip to its end. Where that is not so, some blocks are decoded again.
+        """
+        margin, w = self.predictor.spec.chips.margin, self.window
+        if self.tile is not None and w.width > 2 * margin:
+            top = w.row - self.tile.window.height
+            self.source.forget(Window(top, w.col + margin, row - margin - top, w.width - 2 * margin))
 
     def _infer(self, group: Sequence[tuple[Window, Image]]) -> None:
         """Fill in the probabilities of some cores."""
-        images = [image for _, image in group]
-        pixels = images[0].pixels[None] if len(group) == 1 else np.stack([image.pixels for image in images])  # (N, C, S, S)
-        valid = None if all(image.valid.all() for image in images) else np.stack([image.valid for image in images])
+        pixels = self.pixels[: len(group)]  # (N, C, S, S)
+        valid = None if all(image.valid.all() for _, image in group) else np.stack([image.valid for _, image in group])
         for (core, _), found in zip(group, self.predictor.predict(pixels, valid), strict=True):
             here = core.slices_in(self.window)
             frame = core.grow(self.predictor.spec.chips.margin)
@@ -346,18 +375,6 @@ class _Look:
             else:
                 np.multiply(prob, self.computed[here], out=self.prob[here])
         self.chips += len(group)
-
-
-def _groups(items: Iterable[tuple[Window, Image]], size: int) -> Iterator[list[tuple[Window, Image]]]:
-    """Lists of `size` items, the last one shorter; each is used before the next is read."""
-    group = []
-    for item in items:
-        group.append(item)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def _key(core: Window) -> Core:

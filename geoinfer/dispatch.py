@@ -3,7 +3,7 @@
 Works through the `concurrent.futures` interface, a bounded number in flight. Workers commit their tiles themselves and
 return a coverage row, so the driver's memory does not grow with the region. In this process a few tiles are done side by
 side, so that reading, polygonizing and writing of some go on while the network works for another. Tiles are handed out in
-strips, up and down, so that neighbours find the blocks of the imagery that they share still decoded.
+strips, so that neighbours find the blocks of the imagery that they share still decoded.
 """
 
 from __future__ import annotations
@@ -79,9 +79,10 @@ class _Pace:
 
 
 def in_strips(places: Iterable[Core], k: int) -> list[Core]:
-    """Tile rows and columns in strips of `STRIP_CORES` cores, down one and up the next, left and right in turns.
+    """Tile rows and columns in strips of `STRIP_CORES` cores, each from the top down, left and right in turns.
 
-    Each tile then follows a neighbour, and all but those at a strip's sides find what they share with theirs decoded.
+    Each tile then follows a neighbour, and all but those at a strip's sides find what they share with theirs decoded; what
+    lies above the row of tiles that is worked on is not needed again.
 
     Args:
         places: Tile row and column, in any order.
@@ -91,9 +92,7 @@ def in_strips(places: Iterable[Core], k: int) -> list[Core]:
 
     def turn(at: Core) -> tuple[int, int, int]:
         row, col = at
-        strip = col // across
-        step = -row if strip % 2 else row
-        return strip, step, -col if step % 2 else col
+        return col // across, row, -col if row % 2 else col
 
     return sorted(places, key=turn)
 

@@ -14,7 +14,7 @@ from geoinfer.job import Job, fingerprint
 from geoinfer.store import Json
 from geoinfer.trace import span
 
-PATIENCE_S = 0.2
+PATIENCE_S = 0.05
 """Imagery that is hashed within this time is named before the first tile."""
 
 

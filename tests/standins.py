@@ -110,10 +110,13 @@ class Failing:
     def describe(self) -> dict[str, object]:
         return self.source.describe()
 
-    def read(self, window: Window) -> Image:
+    def read(self, window: Window, out: np.ndarray | None = None) -> Image:
         if not window.intersection(self.where).is_empty and self._fails():
             raise self.error("scene.tif: injected")
-        return self.source.read(window)
+        return self.source.read(window, out)
+
+    def forget(self, window: Window) -> None:
+        self.source.forget(window)
 
     def _fails(self) -> bool:
         if self.times is None or self.counter is None:

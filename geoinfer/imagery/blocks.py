@@ -96,6 +96,16 @@ def read_into(file: RasterFile, window: Window, pixels: NDArray[Any]) -> Valid:
     return valid
 
 
+def forget(file: RasterFile, window: Window) -> None:
+    """Make room: nobody will read what lies wholly inside a window of the raster again."""
+    inside = (granule for granule in _granules(file, window) if granule.intersection(window) == granule)
+    _BLOCKS.drop(_key(file, granule) for granule in inside)
+
+
+def _key(file: RasterFile, granule: Window) -> tuple[Any, ...]:
+    return file.path, file.size, file.mtime_ns, file.bands, granule.row, granule.col
+
+
 def granule_of(file: RasterFile) -> tuple[int, int]:
     """(rows, cols) that are decoded together: multiples of the file's blocks."""
     height, width = file.block
@@ -115,9 +125,8 @@ def _granules(file: RasterFile, window: Window) -> Iterator[Window]:
 
 def _find(file: RasterFile, granule: Window, part: Window) -> tuple[Window, _Block]:
     """A granule, or only the file's blocks under a part of it where others are damaged; and the window of what is given."""
-    key = file.path, file.size, file.mtime_ns, file.bands, granule.row, granule.col
     try:
-        return granule, _BLOCKS.get(key, partial(decode, file, granule))
+        return granule, _BLOCKS.get(_key(file, granule), partial(decode, file, granule))
     except SourceError:
         rows, cols = file.block
         top, left = part.row - part.row % rows, part.col - part.col % cols

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import CancelledError, Future
 from copy import copy
 from typing import Generic, TypeVar
@@ -84,6 +84,14 @@ class Cache(Generic[_Key, _Value]):
         with self._lock:
             self._capacity, self._size = capacity, 0
             self._values.clear()
+
+    def drop(self, keys: Iterable[_Key]) -> None:
+        """Forget values that nobody will ask for again; those that are not kept do not matter."""
+        with self._lock:
+            for key in keys:
+                value = self._values.pop(key, None)
+                if value is not None:
+                    self._size -= self._size_of(value)
 
     def grow(self, capacity: int) -> None:
         """At least this capacity, bytes; forgets nothing."""

@@ -12,7 +12,7 @@ from pyproj import CRS, Transformer
 
 from geoinfer.errors import ConfigError, SourceError
 from geoinfer.grid import Grid, Window
-from geoinfer.imagery.blocks import Valid, read_into, read_window
+from geoinfer.imagery.blocks import Valid, forget, read_into, read_window
 from geoinfer.imagery.grids import Placement, bounds_of, ground_pixel_size, label_of, place
 from geoinfer.imagery.raster import RasterFile, hash_file, inspect
 from geoinfer.imagery.source import FILL, Image, all_valid
@@ -34,11 +34,7 @@ class NativeRaster:
 
     def read_into(self, window: Window, pixels: NDArray[np.uint8]) -> Valid:
         """Write the pixels of a window within `self.window`, `FILL` where invalid; which are valid, None where all are."""
-        row, col = window.row - self.window.row, window.col - self.window.col
-        south_up = self.file.transform.e > 0
-        if south_up:
-            row = self.file.height - row - window.height
-        stored = Window(row, col, window.height, window.width)
+        stored, south_up = self._stored(window), self.file.transform.e > 0
         target = pixels[:, ::-1] if south_up else pixels
         if self.stretch is None:
             valid = read_into(self.file, stored, target)
@@ -48,6 +44,18 @@ class NativeRaster:
         if valid is not None:
             np.copyto(target, FILL, where=~valid)
         return valid[::-1] if valid is not None and south_up else valid
+
+    def forget(self, window: Window) -> None:
+        """Drop the decoded blocks wholly inside a window within `self.window`."""
+        if not window.is_empty:
+            forget(self.file, self._stored(window))
+
+    def _stored(self, window: Window) -> Window:
+        """The same pixels in the file."""
+        row, col = window.row - self.window.row, window.col - self.window.col
+        if self.file.transform.e > 0:  # south up
+            row = self.file.height - row - window.height
+        return Window(row, col, window.height, window.width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +93,17 @@ class RasterSource:
         stop_row, stop_col = max(w.stop_row for w in windows), max(w.stop_col for w in windows)
         return self.grid.bounds(Window(row, col, stop_row - row, stop_col - col))
 
-    def read(self, window: Window) -> Image:
+    def read(self, window: Window, out: NDArray[np.uint8] | None = None) -> Image:
         """The pixels of any window; what no raster covers is invalid and holds `FILL`.
+
+        Args:
+            window: In the grid.
+            out: (C, H, W) to write the pixels into instead of an array of their own.
 
         Raises:
             SourceError: Blocks under the window are damaged.
         """
-        pixels = np.empty((self.bands, window.height, window.width), np.uint8)
+        pixels = np.empty((self.bands, window.height, window.width), np.uint8) if out is None else out
         valid: Valid = None
         for raster in self.rasters:
             part = window.intersection(raster.window)
@@ -111,7 +123,15 @@ class RasterSource:
                 fresh = ~valid[here] if found is None else found & ~valid[here]
                 np.copyto(pixels[:, *here], layer, where=fresh)
                 valid[here] |= fresh
-        return Image.blank(*pixels.shape) if valid is None else Image(pixels, valid)
+        if valid is None:
+            pixels.fill(FILL)
+            valid = np.zeros(pixels.shape[1:], np.bool_)
+        return Image(pixels, valid)
+
+    def forget(self, window: Window) -> None:
+        """Make room: what lies wholly inside a window will not be read again."""
+        for raster in self.rasters:
+            raster.forget(window.intersection(raster.window))
 
     def snapshot(self) -> list[dict[str, object]]:
         """What identifies the pixels, per file in order of priority: content, and how it is read."""

@@ -66,8 +66,17 @@ class Source(Protocol):
         """(minx, miny, maxx, maxy) of the imagery, in the grid's coordinate system."""
         ...
 
-    def read(self, window: Window) -> Image:
-        """The pixels of any window, also partly or wholly outside the grid (invalid there)."""
+    def read(self, window: Window, out: NDArray[np.uint8] | None = None) -> Image:
+        """The pixels of any window, also partly or wholly outside the grid (invalid there).
+
+        Args:
+            window: In the grid.
+            out: (C, H, W) to write the pixels into instead of an array of their own.
+        """
+        ...
+
+    def forget(self, window: Window) -> None:
+        """A hint: what was kept for a window to be read again is not needed any more."""
         ...
 
     def snapshot(self) -> list[dict[str, object]]:

@@ -123,6 +123,12 @@ class WarpedRaster:
                 valid[there] = block.valid[here]
         return valid
 
+    def forget(self, window: Window) -> None:
+        """Drop the blocks wholly inside a window within `self.window`."""
+        if not window.is_empty:
+            blocks = self._blocks(window)
+            self.cache.drop((self.index, row, col) for row, col, frame in blocks if frame.intersection(window) == frame)
+
     def _blocks(self, window: Window) -> Iterator[tuple[int, int, Window]]:
         """Row and column in absolute blocks, and window in the grid, of each block that a window touches."""
         row0, col0 = self.grid.origin_pixel
