@@ -35,6 +35,11 @@ GPU_THREADS = 16
 """Dask threads of a worker that owns a GPU, where there are as many cores: they read and polygonize while it works."""
 
 
+MEMORY = {"MALLOC_TRIM_THRESHOLD_": 128 * 2**20, "MALLOC_MMAP_THRESHOLD_": 32 * 2**20}
+"""What glibc comes to by itself in a process that takes and gives back tensors. Dask sets the first to 64 KiB, after which
+each chip and tensor is fetched from the kernel anew, page by page: a worker is then a sixth slower."""
+
+
 class PrepareWorker(WorkerPlugin):
     """Set a worker process up before its first tile, also when a nanny starts it anew."""
 
@@ -131,7 +136,8 @@ def tile_threads(device: str, threads: int, workers: int) -> int:
 def _environment(threads: int) -> dict[str, object]:
     """What a worker's process starts with: libraries read these once, when they are loaded."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    return {f"distributed.nanny.pre-spawn-environ.{name}": threads for name in names}
+    settings = {**dict.fromkeys(names, threads), **MEMORY}
+    return {f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in settings.items()}
 
 
 @contextmanager

@@ -353,14 +353,19 @@ class _Look:
         return image if is_live else None
 
     def _forget_above(self, row: int) -> None:
-        """Above a row of the lattice this tile reads nothing any more, nor do those above it; others only near its sides.
+        """Say what nobody will read again once the tile's cores above a row of the lattice are read.
 
-        Tiles are handed out from the top of a strip to its end. Where that is not so, some blocks are decoded again.
+        Tiles are handed out from the top of a strip to its end, so that is what lies above: in the tile's own middle down to
+        that row; beside it, where tiles of the same row still read, down to its top. Were tiles to come in another order,
+        some blocks would be decoded again.
         """
-        margin, w = self.predictor.spec.chips.margin, self.window
-        if self.tile is not None and w.width > 2 * margin:
-            top = w.row - self.tile.window.height
-            self.source.forget(Window(top, w.col + margin, row - margin - top, w.width - 2 * margin))
+        chips, w = self.predictor.spec.chips, self.window
+        if self.tile is None or w.width <= 2 * chips.margin:
+            return
+        top = w.row - self.tile.window.height
+        stop = w.row - chips.margin
+        self.source.forget(Window(top, w.col - chips.core, stop - top, w.width + 2 * chips.core))
+        self.source.forget(Window(top, w.col + chips.margin, row - chips.margin - top, w.width - 2 * chips.margin))
 
     def _infer(self, group: Sequence[tuple[Window, Image]]) -> None:
         """Fill in the probabilities of some cores."""

@@ -344,7 +344,8 @@ def load_predictor(
         model: A name that `geoinfer models list` shows, or a folder with a card and weights.
         device: `auto`, `cpu` or `cuda:N`.
         precision: `auto`, `fp32`, `bf16` or `fp16`.
-        batch_size: Chips a forward pass, or `auto` to measure it. Cannot change a result.
+        batch_size: Chips a forward pass, or `auto`: see `Predictor`. Cannot change a result on a CPU; on a GPU another shape
+            may round otherwise.
         threads: Chips side by side on a CPU; default one for each core that torch may use. Cannot change a result.
 
     Raises:

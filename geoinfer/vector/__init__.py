@@ -1,4 +1,4 @@
-"""From probabilities to footprints: polygonize, stitch, regularize, finish. numba lives here, and nowhere else."""
+"""From probabilities to footprints: polygonize, stitch, regularize, finish. numba is at home here."""
 
 from __future__ import annotations
 
