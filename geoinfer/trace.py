@@ -6,6 +6,7 @@ with it; the driver adds them up and, where a file was asked for, writes them do
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -111,8 +112,8 @@ class TraceFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._process = os.getpid()
-        self._write("w", "[\n" + _event("process_name", "M", self._process, args={"name": "driver"}))
+        self._refuse_other_files()
+        self._write("w", _BEGIN + _event("process_name", "M", os.getpid(), args={"name": "driver"}))
 
     def write(self, spans: Iterable[Span]) -> None:
         """Append spans as complete events, times in microseconds.
@@ -132,6 +133,14 @@ class TraceFile:
         """End the array."""
         self._write("a", "\n]\n")
 
+    def _refuse_other_files(self) -> None:
+        """A trace replaces an older one, and nothing else: a slip of the hand must not cost an image."""
+        start = b""
+        with contextlib.suppress(OSError), self._path.open("rb") as file:
+            start = file.read(64)
+        if start and not start.startswith(_BEGIN.encode() + b'{"name":"process_name"'):
+            raise OutputError(f"{self._path}: is there already and is no trace; choose another file for it")
+
     def _write(self, mode: str, text: str) -> None:
         try:
             with self._path.open(mode, encoding="utf-8") as file:
@@ -139,6 +148,9 @@ class TraceFile:
         except OSError as error:
             kind = ResourceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else OutputError
             raise kind(f"{self._path}: the trace cannot be written: {error.strerror}; choose another file") from error
+
+
+_BEGIN = "[\n"
 
 
 def _event(name: str, phase: str, process: int, **rest: object) -> str:

@@ -135,6 +135,17 @@ def test_a_trace_that_was_cut_off_still_names_what_was_done(tmp_path: Path) -> N
         TraceFile(tmp_path)
 
 
+def test_a_trace_replaces_an_older_one_and_nothing_else(scene: Path, tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    for _ in range(2):
+        TraceFile(path).close()
+    assert json.loads(path.read_text())
+    before = scene.read_bytes()
+    with pytest.raises(OutputError, match="is no trace; choose another file"):
+        TraceFile(scene)
+    assert scene.read_bytes() == before
+
+
 def test_strips_visit_every_tile_once_from_the_top_down_and_each_follows_a_neighbour() -> None:
     places = [(row, col) for row in range(7) for col in range(11)]
     order = in_strips(places, 4)
