@@ -9,7 +9,6 @@ Nothing else in geoinfer imports distributed.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from distributed import Client, LocalCluster, Worker, WorkerPlugin
 
 import geoinfer
 from geoinfer.errors import ConfigError, RemoteError
+from geoinfer.worker import lanes, usable_cores
 
 CONFIG = {
     "distributed.worker.multiprocessing-method": "spawn",
@@ -29,10 +29,6 @@ CONFIG = {
     "distributed.comm.timeouts.connect": "60s",
     "distributed.admin.low-level-log-length": 1000,
 }
-
-
-GPU_THREADS = 16
-"""Dask threads of a worker that owns a GPU, where there are as many cores: they read and polygonize while it works."""
 
 
 MEMORY = {"MALLOC_TRIM_THRESHOLD_": 128 * 2**20, "MALLOC_MMAP_THRESHOLD_": 32 * 2**20}
@@ -98,10 +94,11 @@ def connect(
                 client.register_plugin(PrepareWorker("as it is"))
                 yield client
             return
+        count = workers or default_workers(device)
         with (
             LocalCluster(
-                n_workers=workers or default_workers(device),
-                threads_per_worker=tile_threads(device, threads, workers or default_workers(device)),
+                n_workers=count,
+                threads_per_worker=lanes(device, threads if device == "cpu" else usable_cores() // count),
                 processes=True,
                 host="127.0.0.1",  # the scheduler trusts whoever reaches it
                 dashboard_address="127.0.0.1:0" if dashboard else None,
@@ -111,7 +108,7 @@ def connect(
             Client(cluster, timeout=timeout_s) as client,
         ):
             client.register_plugin(PrepareWorker(device))
-            client.wait_for_workers(workers or default_workers(device), timeout=timeout_s)
+            client.wait_for_workers(count, timeout=timeout_s)
             yield client
 
 
@@ -123,14 +120,7 @@ def default_workers(device: str) -> int:
         return max(1, torch.cuda.device_count())
     if device.startswith("cuda:"):
         return 1
-    return len(os.sched_getaffinity(0))
-
-
-def tile_threads(device: str, threads: int, workers: int) -> int:
-    """Dask threads of each local worker: tiles side by side that keep the network busy, as `worker.tiles_at_once`."""
-    if device == "cpu":
-        return 1 if threads == 1 else 1 + math.ceil(threads / 8)
-    return max(2, min(GPU_THREADS, len(os.sched_getaffinity(0)) // workers))
+    return usable_cores()
 
 
 def _environment(threads: int) -> dict[str, object]:

@@ -33,6 +33,9 @@ FATAL = (ConfigError, OutputError, ResourceError, SafetyError)
 BROKEN_DEVICE = 70
 """Exit status of a worker whose device context is broken; its tile is tried on another."""
 
+MOST_LANES = 16
+"""Tiles side by side before a GPU, where there are as many cores."""
+
 _loading = threading.Lock()
 
 
@@ -158,18 +161,25 @@ def usable_cores() -> int:
 def tiles_at_once(job: Job, execution: Execution) -> int:
     """Tiles that this process does side by side, so that the network never waits for one to be read or polygonized.
 
-    One more than keep it busy: on a CPU a tile's chips occupy some eight threads; a GPU outruns many threads that read.
     A model that the caller made is not asked by two threads at once unless `threads` says so. Memory for the tiles' pixels
     is bounded by a quarter of what is free.
     """
     if execution.threads is None and not isinstance(job.model, str):
         return 1
-    threads = execution.threads or usable_cores()
-    if threads == 1 and job.device == "cpu":
-        return 1
-    wanted = 1 + math.ceil(threads / 8) if job.device == "cpu" else min(16, max(2, threads))
     fits = psutil.virtual_memory().available // 4 // tile_bytes(job, execution)
-    return int(max(1, min(wanted, fits)))
+    return int(max(1, min(lanes(job.device, execution.threads or usable_cores()), fits)))
+
+
+def lanes(device: str, threads: int) -> int:
+    """Tiles side by side that keep a network busy: on a CPU a tile's chips occupy some eight threads; a GPU outruns many.
+
+    Args:
+        device: `cpu`, `cuda` or `cuda:N`.
+        threads: Of the network on a CPU; cores that the process has for itself on a GPU.
+    """
+    if device == "cpu":
+        return 1 if threads == 1 else 1 + math.ceil(threads / 8)
+    return max(2, min(MOST_LANES, threads))
 
 
 def open_work(blob: bytes) -> tuple[Work, Detection]:

@@ -345,9 +345,9 @@ def _usual_workers(device: str) -> int:
     """One process a GPU; on a CPU none beside this one, whose threads share a model and what is decoded of the imagery."""
     if device != "cuda":
         return 0
-    import torch
+    from geoinfer.cluster import default_workers
 
-    return torch.cuda.device_count()
+    return default_workers(device)
 
 
 def notes(job: Job) -> Iterator[str]:

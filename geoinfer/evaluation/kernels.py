@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from geoinfer.vector.kernels import kernel
+from geoinfer.compiled import kernel
 
 Float64 = NDArray[np.float64]
 Int64 = NDArray[np.int64]

@@ -17,30 +17,17 @@ Kernels release the GIL and never use numba's own threads. With NUMBA_DISABLE_JI
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from geoinfer.compiled import kernel, part_of_kernel
+
 Int64 = NDArray[np.int64]
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 BLANK, WHOLE, PARTIAL = 0, 1, 2
 """A cell without imagery; one whose taps are all valid; one with some that are not."""
 _ALL = (1 << 42) + (1 << 21) + 1
 """Times a number: that number in all three lanes of a word."""
-
-
-def kernel(function: _Function) -> _Function:
-    """Compile without the GIL and keep the machine code on disk; numba has no type stubs, so the type is kept here."""
-    return cast(_Function, njit(nogil=True, cache=True)(function))
-
-
-def part_of_kernel(function: _Function) -> _Function:
-    """Put into the loops that call it: a real call in the innermost loop would cost more than what it does."""
-    return cast(_Function, njit(nogil=True, inline="always")(function))
 
 
 @kernel

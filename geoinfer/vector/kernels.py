@@ -19,16 +19,13 @@ With NUMBA_DISABLE_JIT=1 all of them run as plain Python.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from geoinfer.compiled import kernel
 
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 NOWHERE = -1
 """No component at this pixel of a tile edge: computed, and background."""
@@ -41,11 +38,6 @@ _DE_BRUIJN = 0x077CB531
 _BIT_POSITION = np.zeros(32, np.int64)
 for _bit in range(32):
     _BIT_POSITION[((_DE_BRUIJN << _bit) & 0xFFFFFFFF) >> 27] = _bit
-
-
-def kernel(function: _Function) -> _Function:
-    """Compile without the GIL and keep the machine code on disk; numba has no type stubs, so the type is kept here."""
-    return cast(_Function, njit(nogil=True, cache=True)(function))
 
 
 @kernel
