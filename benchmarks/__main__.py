@@ -27,6 +27,7 @@ PARTS = {
     "ceiling": "the whole run against the bare network",
     "nonetwork": "the whole run without a network, against decoding",
     "reading": "reading",
+    "remote": "imagery over a network",
     "polygonize": "polygonizing",
     "merging": "merging tiles",
     "evaluation": "evaluation",

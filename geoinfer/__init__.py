@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _HOMES = {
-    "detect": "pipeline",
+    "detect": "anywhere",
     "run": "pipeline",
     "predict": "detection",
     "detect_tile": "detection",
     "Job": "job",
     "make_job": "job",
-    "Plan": "job",
-    "plan": "job",
+    "Plan": "estimate",
+    "plan": "estimate",
     "connect": "cluster",
     "evaluate": "evaluation",
     "assess": "evaluation.assess",
@@ -58,15 +58,21 @@ _HOMES = {
     "RemoteError": "errors",
     "ResourceError": "errors",
     "SafetyError": "errors",
+    "DomainWarning": "errors",
+    "TooWideError": "errors",
+    "SourceOptions": "imagery.options",
+    "Access": "remote.access",
     "Interrupted": "errors",
 }
 """Public name -> module of this package that defines it."""
 
 if TYPE_CHECKING:
+    from geoinfer.anywhere import detect as detect
     from geoinfer.cluster import connect as connect
     from geoinfer.detection import detect_tile as detect_tile
     from geoinfer.detection import predict as predict
     from geoinfer.errors import ConfigError as ConfigError
+    from geoinfer.errors import DomainWarning as DomainWarning
     from geoinfer.errors import GeoinferError as GeoinferError
     from geoinfer.errors import Interrupted as Interrupted
     from geoinfer.errors import MaskAlarm as MaskAlarm
@@ -78,6 +84,9 @@ if TYPE_CHECKING:
     from geoinfer.errors import SafetyError as SafetyError
     from geoinfer.errors import SourceError as SourceError
     from geoinfer.errors import TilesFailed as TilesFailed
+    from geoinfer.errors import TooWideError as TooWideError
+    from geoinfer.estimate import Plan as Plan
+    from geoinfer.estimate import plan as plan
     from geoinfer.evaluation import evaluate as evaluate
     from geoinfer.evaluation.assess import assess as assess
     from geoinfer.evaluation.assess import compare_models as compare_models
@@ -89,17 +98,16 @@ if TYPE_CHECKING:
     from geoinfer.evaluation.schemas import read_footprints as read_footprints
     from geoinfer.grid import Grid as Grid
     from geoinfer.grid import Window as Window
+    from geoinfer.imagery.options import SourceOptions as SourceOptions
     from geoinfer.job import Job as Job
-    from geoinfer.job import Plan as Plan
     from geoinfer.job import make_job as make_job
     from geoinfer.job import open_raster as open_raster
-    from geoinfer.job import plan as plan
     from geoinfer.masks.apply import mask_footprints as mask_footprints
     from geoinfer.masks.layer import MaskLayer as MaskLayer
     from geoinfer.model.predictor import load_predictor as load_predictor
-    from geoinfer.pipeline import detect as detect
     from geoinfer.pipeline import run as run
     from geoinfer.region import Region as Region
+    from geoinfer.remote.access import Access as Access
     from geoinfer.scenes import generate_scene as generate_scene
     from geoinfer.scenes import write_scene as write_scene
     from geoinfer.vector.polygonize import polygonize as polygonize

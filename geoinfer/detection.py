@@ -21,12 +21,14 @@ import numpy.typing as npt
 
 from geoinfer.errors import ConfigError
 from geoinfer.grid import Grid, Tile, Window, cores_of
-from geoinfer.imagery.meter import decoded
+from geoinfer.imagery.meter import Decoded, decoded
+from geoinfer.imagery.reading import fetch_ahead
 from geoinfer.imagery.source import Image, Source
 from geoinfer.model.spec import ModelSpec
 from geoinfer.trace import span
 from geoinfer.vector.bits import at_least
 from geoinfer.vector.footprints import square_metres_per_unit
+from geoinfer.vector.polygons import UNKNOWN, Polygons
 from geoinfer.vector.stitch import TileResult, split
 
 Pixels = npt.NDArray[np.uint8]
@@ -113,6 +115,12 @@ class TileRecord:
     """Pixels of the imagery's own that were decoded for this tile, and not for one before it."""
     decoded_bytes: int = 0
     """What these took in the file."""
+    requests: int = 0
+    """Sent over networks for these."""
+    fetched_bytes: int = 0
+    """Received over networks."""
+    retries: int = 0
+    """Requests sent again."""
     skipped: tuple[tuple[int, int, int], ...] = ()
     """Cores that were not looked at: lattice row, column, number of the mask layer. Sorted, as the next two."""
     opened: tuple[tuple[int, int, int], ...] = ()
@@ -205,6 +213,9 @@ def detect_tile(
             is_all_computed = n_done == look.prob.size
             result = split(mask, window, prob=look.prob, valid=None if is_all_computed else look.computed)
         polygonize_s = took.seconds
+        if look.origins:
+            complete, fragments = look.with_source(result.complete), look.with_source(result.fragments)
+            result = replace(result, complete=complete, fragments=fragments)
         if n_done < n_asked:
             result = replace(result, computed=look.computed)
     record = TileRecord(
@@ -221,8 +232,11 @@ def detect_tile(
         read_s=look.read_s,
         predict_s=look.predict_s,
         polygonize_s=polygonize_s,
-        decoded_pixels=look.decoded_pixels,
-        decoded_bytes=look.decoded_bytes,
+        decoded_pixels=look.decoded.pixels,
+        decoded_bytes=look.decoded.bytes,
+        requests=look.decoded.requests,
+        fetched_bytes=look.decoded.fetched_bytes,
+        retries=look.decoded.retries,
         skipped=tuple((*_key(at), skip.cores[_key(at)]) for at in left),
         opened=tuple((*at, skip.cores[at]) for at in sorted(opened)),
         knocks=tuple(sorted(knocks)),
@@ -295,7 +309,8 @@ class _Look:
         self.tile, self.name = tile, "" if tile is None else f"{tile.row}_{tile.col}"
         self.prob = np.zeros((window.height, window.width), np.uint8)
         self.computed = np.zeros((window.height, window.width), np.bool_)
-        self.chips = self.decoded_pixels = self.decoded_bytes = 0
+        self.origins: dict[Core, npt.NDArray[np.int32]] = {}  # of each core looked at, where the source has several rasters
+        self.chips, self.decoded = 0, Decoded()
         self.read_s = self.predict_s = 0.0
 
     def wanted(self) -> list[Window]:
@@ -322,7 +337,9 @@ class _Look:
         chip = self.predictor.spec.chips.chip
         self.pixels = np.empty((size, self.source.bands, chip, chip), np.uint8)
         group: list[tuple[Window, Image]] = []
-        for _, row in groupby(cores, key=lambda core: core.row):
+        for _, together in groupby(cores, key=lambda core: core.row):
+            row = list(together)
+            self._fetch(row)
             for core in row:
                 image = self._read(core, self.pixels[len(group)])
                 if image is not None:
@@ -333,6 +350,13 @@ class _Look:
             self._forget_above(core.stop_row)
         if group:
             yield group
+
+    def _fetch(self, cores: Sequence[Window]) -> None:
+        """Fetch at once what the chips of a row need of remote rasters."""
+        before = decoded()
+        with span("read", self.name) as took:
+            fetch_ahead(self.source, [core.grow(self.predictor.spec.chips.margin) for core in cores])
+        self._count(before, took.seconds)
 
     def _read(self, core: Window, out: Pixels) -> Image | None:
         """The image of a core's chip, where the core has a pixel to compute."""
@@ -346,11 +370,24 @@ class _Look:
             is_live = bool(live.any()) and not _is_constant(image)
             if is_live:
                 self.computed[here] = live
-        now = decoded()
-        self.decoded_pixels += now.pixels - before.pixels
-        self.decoded_bytes += now.bytes - before.bytes
-        self.read_s += took.seconds
+                if image.origin is not None:
+                    self.origins[_key(core)] = _compact(image.origin[core.slices_in(frame)])
+        self._count(before, took.seconds)
         return image if is_live else None
+
+    def _count(self, before: Decoded, seconds: float) -> None:
+        self.decoded = Decoded(*(sum_ + now - then for sum_, now, then in zip(self.decoded, decoded(), before, strict=True)))
+        self.read_s += seconds
+
+    def with_source(self, polygons: Polygons) -> Polygons:
+        """Polygons of the window, each with the raster that its first pixel came from."""
+        core = self.predictor.spec.chips.core
+        at, source = polygons.first // core, np.full(len(polygons), UNKNOWN, np.int32)
+        for key in {(int(row), int(col)) for row, col in at}:
+            chosen = np.flatnonzero((at == key).all(axis=1))
+            row, col = (polygons.first[chosen] - np.array(key) * core).T
+            source[chosen] = self.origins[key][row, col]
+        return replace(polygons, source=source)
 
     def _forget_above(self, row: int) -> None:
         """Say what nobody will read again once the tile's cores above a row of the lattice are read.
@@ -384,6 +421,12 @@ class _Look:
 
 def _key(core: Window) -> Core:
     return core.row // core.height, core.col // core.width
+
+
+def _compact(origin: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """(H, W) that takes no memory where one raster gave all."""
+    first = origin[0, 0]
+    return np.broadcast_to(first.copy(), origin.shape) if (origin == first).all() else origin.copy()
 
 
 def _is_constant(chip: Image) -> bool:

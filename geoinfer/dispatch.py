@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from geoinfer.detection import Core, Detection, Skip, TileRecord, failed_record
 from geoinfer.errors import Interrupted, RemoteError, SourceError, TilesFailed
-from geoinfer.grid import Tile, Window
+from geoinfer.grid import Tile, Window, in_strips
 from geoinfer.imagery.blocks import make_room
 from geoinfer.job import Execution, Job
 from geoinfer.masks.prepare import PreparedLayer
@@ -31,8 +31,6 @@ from geoinfer.worker import FATAL, Outcome, Work, attempt, count, do_tile, load,
 
 Step = tuple[Tile, Window]
 Done = TypeVar("Done")
-STRIP_CORES = 16
-"""Cores across a strip of tiles: two rows of blocks along it fit the cache of decoded blocks, also at fine resolutions."""
 NO_WORKERS_S = 120.0
 """How long a cluster may be without a worker: spot machines come back, a forgotten cluster does not."""
 POLL_S = 2.0
@@ -76,25 +74,6 @@ class _Pace:
         if self._show is not None:
             seconds = time.perf_counter() - self._since
             self._show(Progress(done, self._total, len(self._failed), self._found, self._area_m2, seconds))
-
-
-def in_strips(places: Iterable[Core], k: int) -> list[Core]:
-    """Tile rows and columns in strips of `STRIP_CORES` cores, each from the top down, left and right in turns.
-
-    Each tile then follows a neighbour, and all but those at a strip's sides find what they share with theirs decoded; what
-    lies above the row of tiles that is worked on is not needed again.
-
-    Args:
-        places: Tile row and column, in any order.
-        k: Cores on a side of a tile.
-    """
-    across = max(1, STRIP_CORES // k)
-
-    def turn(at: Core) -> tuple[int, int, int]:
-        row, col = at
-        return col // across, row, -col if row % 2 else col
-
-    return sorted(places, key=turn)
 
 
 def do_tiles(

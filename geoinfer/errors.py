@@ -4,6 +4,7 @@
     ├── ConfigError   ValueError  2  a flag, a setting or a value that cannot work; also an unknown model
     ├── OutputError   OSError     3  the output exists, belongs to another job, is locked or cannot be written
     ├── SourceError   OSError     4  imagery, region, mask or weights that cannot be read or do not fit
+    │   └── TooWideError          4  imagery that no single grid can hold: `zones` cuts it by UTM zone
     ├── RegionError   ValueError  4  the region lies outside all imagery
     ├── TilesFailed   RuntimeError 5 the run finished with more failed tiles than allowed
     ├── MaskAlarm     RuntimeError 5 a mask layer did what none should, and the user asked for an error then
@@ -12,8 +13,8 @@
     ├── SafetyError   PermissionError 8 refused: reading it could execute code or leave the allowed files
     └── Interrupted   RuntimeError 130 asked to stop; what was done is committed
 
-Each message names the thing, the value and the remedy. All survive pickling: they cross process borders. `MaskWarning` is
-the one warning of our own.
+Each message names the thing, the value and the remedy. All survive pickling: they cross process borders. `MaskWarning`
+and `DomainWarning` are the warnings of our own.
 """
 
 from __future__ import annotations
@@ -43,6 +44,15 @@ class SourceError(GeoinferError, OSError):
     exit_code = 4
 
 
+class TooWideError(SourceError):
+    """Imagery or a region that no single grid can hold in true metres."""
+
+    def __init__(self, message: str, bounds: tuple[float, float, float, float] | None = None) -> None:
+        super().__init__(message)
+        self.bounds = bounds
+        """West, south, east, north of all imagery in degrees, where known; west > east across the antimeridian."""
+
+
 class RegionError(GeoinferError, ValueError):
     """The region has no pixel in common with the imagery."""
 
@@ -63,6 +73,10 @@ class MaskAlarm(GeoinferError, RuntimeError):
 
 class MaskWarning(UserWarning):
     """What would be a `MaskAlarm` where `strict_masks` were set."""
+
+
+class DomainWarning(UserWarning):
+    """The imagery is unlike what the model was trained on."""
 
 
 class RemoteError(GeoinferError, OSError):

@@ -11,10 +11,10 @@ give equal bytes. Knows nothing about what the columns mean.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import geopandas as gpd
 import numpy as np
@@ -27,6 +27,7 @@ import shapely
 from pyproj import CRS
 
 from geoinfer.errors import ConfigError
+from geoinfer.meridian import split
 from geoinfer.store import failpoint, output_errors
 
 ROW_GROUP = 65_536
@@ -87,18 +88,46 @@ def _plain(values: pd.Series) -> pa.Array:
 
 
 @dataclass(slots=True)
-class _Extent:
+class Extent:
     """What the file's metadata says of its geometries; grows as rows come."""
 
     bounds: list[float] = field(default_factory=lambda: [np.inf, np.inf, -np.inf, -np.inf])
     types: set[str] = field(default_factory=set)
 
     def add(self, frame: gpd.GeoDataFrame) -> None:
+        """Take in rows."""
         if len(frame):
             xmin, ymin, xmax, ymax = (float(v) for v in frame.total_bounds)
-            b = self.bounds
-            self.bounds = [min(b[0], xmin), min(b[1], ymin), max(b[2], xmax), max(b[3], ymax)]
-            self.types |= set(frame.geom_type.unique())
+            self.join(Extent([xmin, ymin, xmax, ymax], set(frame.geom_type.unique())))
+
+    def join(self, other: Extent) -> None:
+        """Take in what is known of more rows."""
+        a, b = self.bounds, other.bounds
+        self.bounds = [min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])]
+        self.types |= other.types
+
+
+class Rows(Protocol):
+    """Rows that are ready to be written."""
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+        ...
+
+    @property
+    def extent(self) -> Extent:
+        """What is known of their geometries."""
+        ...
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns, in order."""
+        ...
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows in order, a bounded number at a time; once."""
+        ...
 
 
 class SortedRows:
@@ -111,7 +140,7 @@ class SortedRows:
     """
 
     def __init__(self, directory: Path, name: str, empty: gpd.GeoDataFrame) -> None:
-        self.extent = _Extent()
+        self.extent = Extent()
         self.rows = 0
         self._directory, self._name = directory, name
         self._held: list[pa.Table] = []
@@ -169,7 +198,28 @@ class SortedRows:
             path.unlink(missing_ok=True)
 
 
-def write_geoparquet(sink: BinaryIO, rows: SortedRows, crs: CRS | None) -> None:
+class ChainedRows:
+    """Rows of several kinds of order, one after the other.
+
+    Args:
+        parts: At least one; all of one schema.
+    """
+
+    def __init__(self, parts: Sequence[SortedRows]) -> None:
+        self._parts = parts
+        self.schema: pa.Schema = parts[0].schema
+        self.rows = sum(part.rows for part in parts)
+        self.extent = Extent()
+        for part in parts:
+            self.extent.join(part.extent)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows in order, a bounded number at a time."""
+        for part in self._parts:
+            yield from part.tables()
+
+
+def write_geoparquet(sink: BinaryIO, rows: Rows, crs: CRS | None) -> None:
     """Write sorted rows as one GeoParquet 1.1 file.
 
     Args:
@@ -212,7 +262,7 @@ def _regroup(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
 def export(source: Path, target: Path) -> None:
     """Write footprints as GeoPackage, GeoJSON or FlatGeobuf, by the target's extension.
 
-    GeoJSON is written in EPSG:4326, as RFC 7946 wants.
+    GeoJSON is written in EPSG:4326, and cut at the antimeridian, as RFC 7946 wants.
 
     Raises:
         ConfigError: No format of that extension.
@@ -223,6 +273,7 @@ def export(source: Path, target: Path) -> None:
     frame = gpd.read_parquet(source)
     if suffix == ".geojson" and frame.crs is not None:
         frame = frame.to_crs(4326)
+        frame = frame.set_geometry(gpd.GeoSeries(split(np.asarray(frame.geometry.values)), index=frame.index, crs=4326))
     if "bbox" in frame:
         frame = frame.drop(columns="bbox")
     scratch = target.with_name(f".{target.stem}.partial{suffix}")  # a half-written FlatGeobuf reads as one without rows

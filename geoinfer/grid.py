@@ -18,6 +18,9 @@ from pyproj import CRS
 
 from geoinfer.errors import ConfigError
 
+STRIP_CORES = 16
+"""Cores across a strip of tiles: two rows of blocks along it fit the cache of decoded blocks, also at fine resolutions."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Window:
@@ -162,22 +165,33 @@ class Tile:
     """The pixels of its cores, not clipped to the grid."""
 
 
-def tiles_of(window: Window, core: int, k: int) -> Iterator[Tile]:
-    """The tiles that share a pixel with a window of the grid, in row-major order.
+def tile_phase(grid: Grid, core: int, k: int) -> tuple[int, int]:
+    """(rows, cols) from the nearest tile's corner before it to the grid's pixel (0, 0).
+
+    Tiles lie at multiples of k cores counted from the coordinate system's origin, so that they stay where they are when
+    the imagery, and the grid with it, grows.
+    """
+    row, col = grid.origin_pixel
+    return row // core % k * core, col // core % k * core
+
+
+def tiles_of(window: Window, core: int, k: int, phase: tuple[int, int] = (0, 0)) -> Iterator[Tile]:
+    """The tiles that share a pixel with a window of the grid, in row-major order. Tile (0, 0) holds pixel (0, 0).
 
     Args:
         window: Pixels asked for.
         core: Side of a core, pixels.
         k: Cores on a side of a tile.
+        phase: Rows and columns of tile (0, 0) that lie before the grid's pixel (0, 0); whole cores.
     """
     if k < 1:
         raise ConfigError(f"tile {k}: a tile has at least 1 core a side")
     if window.is_empty:
         return
-    side = core * k
-    for row in range(window.row // side, -(-window.stop_row // side)):
-        for col in range(window.col // side, -(-window.stop_col // side)):
-            yield Tile(row, col, Window(row * side, col * side, side, side))
+    side, (down, right) = core * k, phase
+    for row in range((window.row + down) // side, -(-(window.stop_row + down) // side)):
+        for col in range((window.col + right) // side, -(-(window.stop_col + right) // side)):
+            yield Tile(row, col, Window(row * side - down, col * side - right, side, side))
 
 
 def cores_of(tile: Tile, core: int) -> Iterator[Window]:
@@ -186,6 +200,25 @@ def cores_of(tile: Tile, core: int) -> Iterator[Window]:
     for row in range(w.row, w.stop_row, core):
         for col in range(w.col, w.stop_col, core):
             yield Window(row, col, core, core)
+
+
+def in_strips(places: Iterable[tuple[int, int]], k: int) -> list[tuple[int, int]]:
+    """Tile rows and columns in strips of `STRIP_CORES` cores, each from the top down, left and right in turns.
+
+    Each tile then follows a neighbour, and all but those at a strip's sides find what they share with theirs decoded; what
+    lies above the row of tiles that is worked on is not needed again.
+
+    Args:
+        places: Tile row and column, in any order.
+        k: Cores on a side of a tile.
+    """
+    across = max(1, STRIP_CORES // k)
+
+    def turn(at: tuple[int, int]) -> tuple[int, int, int]:
+        row, col = at
+        return col // across, row, -col if row % 2 else col
+
+    return sorted(places, key=turn)
 
 
 def blocks(cores: Iterable[Window]) -> list[list[Window]]:
@@ -211,6 +244,12 @@ def _continues(block: Sequence[Window], run: Sequence[Window]) -> bool:
     """A run of cores lies right below a block and is as wide."""
     is_below = block[-1].stop_row == run[0].row
     return is_below and (block[0].col, block[-1].stop_col) == (run[0].col, run[-1].stop_col)
+
+
+def aligned(window: Window, core: int) -> Window:
+    """The smallest window of whole cores that holds a window."""
+    row, col = window.row // core * core, window.col // core * core
+    return Window(row, col, -(-window.stop_row // core) * core - row, -(-window.stop_col // core) * core - col)
 
 
 def hull(windows: Sequence[Window]) -> Window:

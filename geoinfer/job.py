@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -19,20 +17,22 @@ from typing import Any, Literal
 from pyproj import CRS
 
 import geoinfer
-from geoinfer.detection import CHIPS_AT_ONCE, Detection, Predicts, check_fit, threshold_to_u8
+from geoinfer.detection import Detection, Predicts, check_fit, threshold_to_u8
 from geoinfer.errors import ConfigError
-from geoinfer.grid import Tile, Window, blocks, cores_of, hull, tiles_of
+from geoinfer.grid import Tile, Window, aligned, tile_phase, tiles_of
 from geoinfer.imagery import RasterSource
-from geoinfer.imagery import open_raster as open_on_grid
+from geoinfer.imagery.locate import open_source
+from geoinfer.imagery.options import SourceOptions
 from geoinfer.imagery.source import Source
 from geoinfer.masks.layer import MaskLayer, open_masks
 from geoinfer.masks.prepare import PreparedLayer, prepare
 from geoinfer.model.spec import Calibration, ModelSpec
-from geoinfer.region import Bounds, GridRegion, Region, parse_crs, region_on
+from geoinfer.region import Bounds, GridRegion, Region, named_regions, parse_crs, region_on
 from geoinfer.skipping import SkipRule
 from geoinfer.vector.footprints import overshoot_m
 
 Paths = str | PathLike[str] | Sequence[str | PathLike[str]]
+"""What names imagery: files, folders, patterns, tile indexes, snapshots, URLs, searches, map tiles; see `imagery.locate`."""
 Bbox = Sequence[float] | str
 """minx, miny, maxx, maxy, or the same as text with commas."""
 Mask = MaskLayer | str | Mapping[str, Any]
@@ -109,6 +109,13 @@ class Job:
     """The region as JSON: what identifies it."""
     masks: tuple[MaskLayer, ...] = ()
     """Mask layers, in the order in which they act."""
+    low_trust: tuple[bool, ...] | None = None
+    """By raster, in order of priority: it lies outside the model's domain, and footprints found in it are marked. None: no
+    column `low_trust`."""
+    domain: dict[str, Any] | None = None
+    """What was found of the imagery beside the model's training, for `run.json`; enters no fingerprint."""
+    places: tuple[tuple[str, Region], ...] = ()
+    """Named parts of the region: footprints get the column `place`."""
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
@@ -122,7 +129,7 @@ class Job:
         grid = self.source.grid
         description: dict[str, Any] = {
             "geoinfer": geoinfer.__version__,
-            "imagery": self.source.snapshot(),
+            "imagery": self.source.snapshot(self.chips_window(self.region.window)),
             "grid": {
                 "crs": grid.crs.to_wkt(),
                 "transform": list(grid.transform)[:6],
@@ -144,6 +151,10 @@ class Job:
         }
         if self.masks:  # else left out: a job without layers is what it was before there were any
             description["masks"] = [layer.describe() for layer in self.masks]
+        if self.low_trust is not None:
+            description["config"]["low_trust"] = list(self.low_trust)
+        if self.places:
+            description["config"]["places"] = [[name, place.describe()] for name, place in self.places]
         plain: dict[str, Any] = json.loads(json.dumps(description, allow_nan=False))  # as it will be read back: no tuples
         return plain
 
@@ -153,10 +164,15 @@ class Job:
 
     def tiles(self, k: int) -> Iterator[tuple[Tile, Window]]:
         """The tiles that hold a pixel asked for, row-major, each with its pixels clipped to the region's window."""
-        for tile in tiles_of(self.region.window, self.spec.chips.core, k):
+        core = self.spec.chips.core
+        for tile in tiles_of(self.region.window, core, k, tile_phase(self.source.grid, core, k)):
             window = tile.window.intersection(self.region.window)
             if self.region.touches(window):
                 yield tile, window
+
+    def chips_window(self, window: Window) -> Window:
+        """Every pixel that can act on the pixels of a window: those of the chips that it is found with."""
+        return aligned(window, self.spec.chips.core).grow(self.spec.chips.margin)
 
     @property
     def reach(self) -> Bounds:
@@ -197,28 +213,54 @@ def open_raster(
     core: int | None = None,
     bands: Sequence[int] | None = None,
     stretch: tuple[float, float] | None = None,
-    resampling: str = "bilinear",
+    resampling: str | None = None,
     assume_crs: str | CRS | None = None,
+    region: Region | None = None,
+    imagery: SourceOptions | None = None,
 ) -> RasterSource:
-    """Open GeoTIFFs on the grid of a model: `imagery.open_raster`, with size and lattice from the model's card.
+    """Open imagery on the grid of a model: size and lattice are those of the model's card.
 
     Args:
-        path_or_paths: One local GeoTIFF or several in order of priority, which share a coordinate system.
+        path_or_paths: One source or several, in order of priority.
         model: Whose grid: a name, a directory or a predictor.
         gsd: Metres a pixel instead of the model's.
         core: Step of the lattice instead of the model's, pixels.
-        bands, stretch, resampling, assume_crs: As for `imagery.open_raster`.
+        bands: Band numbers from 1, in the model's order.
+        stretch: Values that become 0 and 255 where the imagery is not 8 bit.
+        resampling: One of `imagery.RESAMPLING`, for rasters that are not on the model's grid; bilinear where None.
+        assume_crs: For imagery that names none.
+        region: Where it is wanted: needed by map tiles and searches, which have no end of their own.
+        imagery: All settings of a source; the four above win over what it says.
     """
     spec = _spec_of(model)
-    return open_on_grid(
-        path_or_paths,
+    return open_source(
+        _texts(path_or_paths),
+        _source_options(imagery, bands, stretch, assume_crs, resampling),
         gsd=spec.gsd if gsd is None else gsd,
         core=spec.chips.core if core is None else core,
-        bands=None if bands is None else tuple(bands),
-        stretch=stretch,
-        resampling=resampling,
-        assume_crs=assume_crs,
+        region=region,
     )
+
+
+def _texts(paths: Paths) -> list[str]:
+    return [str(path) for path in ([paths] if isinstance(paths, str | PathLike) else paths)]
+
+
+def _source_options(
+    options: SourceOptions | None,
+    bands: Sequence[int] | None,
+    stretch: tuple[float, float] | None,
+    assume_crs: str | CRS | None,
+    resampling: str | None = None,
+) -> SourceOptions:
+    """The options, and what stands beside them."""
+    given: dict[str, Any] = {
+        "bands": None if bands is None else tuple(bands),
+        "stretch": stretch,
+        "assume_crs": assume_crs,
+        "resampling": resampling,
+    }
+    return replace(options or SourceOptions(), **{name: value for name, value in given.items() if value is not None})
 
 
 def _spec_of(model: str | PathLike[str] | Predicts) -> ModelSpec:
@@ -262,13 +304,17 @@ def make_job(
     bands: Sequence[int] | None = None,
     stretch: tuple[float, float] | None = None,
     assume_crs: str | CRS | None = None,
+    imagery: SourceOptions | None = None,
+    places: Sequence[str] = (),
+    max_pixels: int | None = None,
+    grid_crs: CRS | None = None,
     device: str = "auto",
     precision: str = "auto",
 ) -> Job:
     """Open the imagery, find the model, place the region: from what a user says to a job with nothing left open.
 
     Args:
-        source: One raster or several that share a CRS; or a source opened for this model.
+        source: What names imagery, in order of priority; or a source opened for this model.
         model: A name, a directory, or a predictor.
         bbox: minx, miny, maxx, maxy in `bbox_crs`.
         region: Instead of `bbox`: a file of polygons, a GeoDataFrame, a shapely geometry in `bbox_crs`, or a `Region`.
@@ -281,6 +327,10 @@ def make_job(
         bands: Band numbers from 1, in the model's order.
         stretch: Values that become 0 and 255 where the imagery is not 8 bit.
         assume_crs: For imagery that names none.
+        imagery: All settings of the source; bands, stretch and assume_crs win over what it says.
+        places: Names of those places in the file of `region` that are asked for; all where empty.
+        max_pixels: Refuse a region with more pixels.
+        grid_crs: Coordinate system of the grid; chosen by the imagery where None.
         device, precision: `auto`, or `cpu`, `cuda`, `cuda:N`; `fp32`, `bf16`, `fp16`.
     """
     if bbox is not None and region is not None:
@@ -297,16 +347,19 @@ def make_job(
     else:
         loaded = model
         device, precision = getattr(model, "device", "cpu"), getattr(model, "precision", "fp32")
+    place = asked_region(bbox, bbox_crs, region, places)
     if isinstance(source, str | PathLike | Sequence):
-        opened: Source = open_raster(source, model=model, bands=bands, stretch=stretch, assume_crs=assume_crs)
+        options = _source_options(imagery, bands, stretch, assume_crs)
+        opened: Source = open_source(_texts(source), options, gsd=spec.gsd, core=spec.chips.core, region=place, crs=grid_crs)
     else:
         opened = source
     check_fit(opened, spec)
-    place = _region(bbox, bbox_crs, region)
+    on_grid = region_on(place, opened.grid, opened.bounds)
+    _check_pixels(on_grid.window, max_pixels)
     usual = spec if calibrated is None else _calibration_of(loaded, calibrated)
     return Job(
         source=opened,
-        region=region_on(place, opened.grid, opened.bounds),
+        region=on_grid,
         spec=spec,
         model=loaded,
         device=device,
@@ -318,88 +371,27 @@ def make_job(
         grow_m=spec.grow_m,
         min_confidence=min_confidence,
         asked={"whole": True} if place is None else place.describe(),
+        places=tuple(named_regions(region, places)) if places else (),
         masks=open_masks([masks] if isinstance(masks, str | Mapping | MaskLayer) else masks),
     )
 
 
-def _region(bbox: Bbox | None, bbox_crs: str | CRS, region: Any) -> Region | None:
+def asked_region(bbox: Bbox | None, bbox_crs: str | CRS, region: Any, places: Sequence[str] = ()) -> Region | None:
+    """The region that a box, a file, a geometry or named places of a file ask for; None for all imagery."""
+    if places and not isinstance(region, str | PathLike):
+        raise ConfigError(f"place {places[0]!r}: places are named in a file; give it as the region (--region FILE)")
     if bbox is not None:
         return Region.from_bbox(bbox, bbox_crs)
     if region is None or isinstance(region, Region):
         return region
-    return Region.from_file(region) if isinstance(region, str | PathLike) else Region.from_geometry(region, bbox_crs)
+    if isinstance(region, str | PathLike):
+        return Region.from_file(region, places=places) if places else Region.from_file(region)
+    return Region.from_geometry(region, bbox_crs)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a job will take; counted on the grid, without reading a pixel."""
-
-    tiles: int
-    cores: int
-    """Chips to infer: nodata found while reading makes it fewer, buildings that reach masked cores more."""
-    masked_cores: int
-    """Chips that mask layers marked `skip` spare."""
-    pixels: int
-    """Pixels of the tiles, at the model's gsd."""
-    read_pixels: int
-    """Pixels read, margins and overlaps between tiles included."""
-    read_bytes: int
-    """The same in bytes, uncompressed 8 bit at the model's gsd."""
-    chip_pixels: int
-    """Pixels through the network, margins included."""
-    tile_bytes: int
-    """Memory for one tile on a worker, the model not counted."""
-    area_km2: float
-    """Area of the tiles' windows on the grid."""
-    covers: float
-    """Share of the region that lies within the imagery, 0..1."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
-
-def plan(job: Job, execution: Execution | None = None) -> Plan:
-    """Count tiles, chips, pixels and bytes of a job. Reads no pixels."""
-    execution = execution or Execution()
-    spec, bands = job.spec.chips, job.source.bands
-    tiles = cores = masked = pixels = read = 0
-    with _spared(job) as rule:
-        for tile, window in job.tiles(execution.tile):
-            tiles += 1
-            pixels += window.height * window.width
-            asked = [core for core in cores_of(tile, spec.core) if job.region.touches(core.intersection(window))]
-            spared = rule.cores(tile.window)
-            seen = [core for core in asked if (core.row // spec.core, core.col // spec.core) not in spared]
-            cores += len(seen)
-            masked += len(asked) - len(seen)
-            needed = [hull(block).grow(spec.margin) for block in blocks(seen)]
-            read += sum(window.height * window.width for window in needed)
-    metres = job.source.grid.pixel_m
-    return Plan(
-        tiles=tiles,
-        cores=cores,
-        masked_cores=masked,
-        pixels=pixels,
-        read_pixels=read,
-        read_bytes=read * bands,
-        chip_pixels=cores * spec.chip**2,
-        tile_bytes=tile_bytes(job, execution),
-        area_km2=pixels * metres**2 / 1e6,
-        covers=job.region.covers,
-    )
-
-
-def tile_bytes(job: Job, execution: Execution) -> int:
-    """Memory for one tile on a worker, the model not counted: probabilities, what was computed, and its chips twice over."""
-    spec = job.spec.chips
-    chips = min(execution.tile**2, CHIPS_AT_ONCE)
-    return (execution.tile * spec.core) ** 2 * 3 + 2 * chips * spec.chip**2 * (job.source.bands + 1)
-
-
-@contextmanager
-def _spared(job: Job) -> Iterator[SkipRule]:
-    """The job's rule for skipping, its layers prepared for as long as that takes."""
-    with tempfile.TemporaryDirectory() as folder:
-        skipping = replace(job, masks=tuple(layer for layer in job.masks if layer.action == "skip"))
-        yield skipping.skip_rule(skipping.prepare_masks(Path(folder)))
+def _check_pixels(window: Window, most: int | None) -> None:
+    pixels = window.height * window.width
+    if most is not None and pixels > most:
+        raise ConfigError(
+            f"the region has {pixels:,} pixels of the model's size, more than the {most:,} of max_pixels; ask for less of it"
+        )

@@ -69,8 +69,24 @@ class Times:
         }
 
 
-def opening(description: dict[str, Any], mark: str, execution: Execution, covers: float) -> dict[str, Any]:
-    """The manifest of a run that begins or goes on; `covers` is the share of the region that the imagery covers."""
+def opening(
+    description: dict[str, Any],
+    mark: str,
+    execution: Execution,
+    covers: float,
+    placement: dict[str, Any] | None,
+    updated: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The manifest of a run that begins or goes on.
+
+    Args:
+        description: Of the job.
+        mark: Its fingerprint.
+        execution: How it is cut.
+        covers: Share of the region that the imagery covers.
+        placement: Where the rasters of `job.imagery` lie; `keeping` reads it.
+        updated: Where tiles of a run on other imagery were kept: that run's fingerprint, and how many.
+    """
     return {
         "state": "running",
         "fingerprint": mark,
@@ -78,6 +94,8 @@ def opening(description: dict[str, Any], mark: str, execution: Execution, covers
         "region_covers": covers,
         "versions": versions(),
         "execution": asdict(execution),
+        **({} if updated is None else {"updated": updated}),
+        **({} if placement is None else {"placement": placement}),
         "job": description,
     }
 
@@ -90,8 +108,13 @@ def closing(
     mask_alarm: float,
     outputs: dict[str, dict[str, object]],
     times: Times,
+    headers: tuple[int, int],
 ) -> dict[str, Any]:
-    """What a run adds to its manifest when all tiles have come to an end."""
+    """What a run adds to its manifest when all tiles have come to an end.
+
+    Args:
+        headers: Requests and bytes that opening the imagery took over networks.
+    """
     area = {status: sum(getattr(record, f"{status}_m2") for record in records) for status in STATUSES}
     asked = sum(record.area_m2 for record in records)
     footprints: dict[str, Any] = {"raw": counts.raw, "accepted": counts.accepted, "rejected": counts.rejected}
@@ -120,6 +143,11 @@ def closing(
         "decoded": {
             "pixels": sum(record.decoded_pixels for record in records),
             "bytes": sum(record.decoded_bytes for record in records),
+        },
+        "fetched": {
+            "requests": headers[0] + sum(record.requests for record in records),
+            "bytes": headers[1] + sum(record.fetched_bytes for record in records),
+            "retries": sum(record.retries for record in records),
         },
         "km2_per_s": round(asked / 1e6 / max(times.total_s, 1e-9), 6),
         "outputs": outputs,

@@ -23,15 +23,18 @@ import numpy.typing as npt
 import pandas as pd
 import shapely
 
+from geoinfer import meridian
 from geoinfer.accounts import Accounts, first_pixels
 from geoinfer.detection import TileRecord
 from geoinfer.formats import SortedRows, hilbert, write_geoparquet
 from geoinfer.grid import Window
+from geoinfer.imagery.source import Origin
 from geoinfer.job import Job
 from geoinfer.masks.apply import apply_masks
+from geoinfer.places import place_of
 from geoinfer.store import RunDirectory, digest
 from geoinfer.trace import span
-from geoinfer.vector.footprints import Finished, finish, reproject
+from geoinfer.vector.footprints import Finished, finish, reproject, text_column
 from geoinfer.vector.polygons import Polygons
 from geoinfer.vector.stitch import Stitcher, TileResult
 
@@ -39,6 +42,7 @@ FINISH_POLYGONS = 2048
 """Polygons finished at a time: enough for the vectorised steps to pay, little enough to hold."""
 MOST_THREADS = 4
 """Threads that draw outlines: with more, the driver's own work is what they wait for."""
+_UNKNOWN = Origin(None, None)
 
 
 @dataclass(slots=True)
@@ -57,8 +61,16 @@ class Counts:
             self.rejected[str(reason)] = self.rejected.get(str(reason), 0) + int(count)
 
 
-def finish_polygons(polygons: Polygons, job: Job, imagery: str | None, datetime: str | None) -> Finished:
-    """Place whole footprints on the grid's map and apply the model's own filters. Pure, so any thread may."""
+def finish_polygons(polygons: Polygons, job: Job, origins: Sequence[Origin]) -> Finished:
+    """Place whole footprints on the grid's map and apply the model's own filters. Pure, so any thread may.
+
+    Args:
+        polygons: In the grid's pixels.
+        job: What is done.
+        origins: The source's rasters, which `polygons.source` counts.
+    """
+    source = polygons.source if len(origins) != 1 else np.zeros(len(polygons), np.int32)
+    found_in = [origins[number] if number >= 0 else _UNKNOWN for number in source.tolist()]
     return finish(
         polygons,
         job.source.grid,
@@ -67,19 +79,21 @@ def finish_polygons(polygons: Polygons, job: Job, imagery: str | None, datetime:
         grow_m=job.grow_m,
         min_confidence=job.min_confidence,
         model=f"{job.spec.name}@{job.spec.version}",
-        imagery=imagery,
-        datetime=datetime,
+        imagery=[origin.name for origin in found_in],
+        datetime=[origin.datetime for origin in found_in],
+        low_trust=None if job.low_trust is None else np.array([*job.low_trust, False], np.bool_)[source],
     )
 
 
-def judge(polygons: Polygons, job: Job, accounts: Accounts, imagery: str | None, datetime: str | None) -> Finished:
+def judge(polygons: Polygons, job: Job, accounts: Accounts, origins: Sequence[Origin]) -> Finished:
     """Decide on whole footprints: the model's own filters, then the mask layers. In the output's coordinate system.
 
     Args:
         polygons: Whole polygons in the grid's pixels.
         accounts: Holds the prepared layers, and takes in what they do.
+        origins: The source's rasters.
     """
-    return decide(finish_polygons(polygons, job, imagery, datetime), job, accounts)
+    return decide(finish_polygons(polygons, job, origins), job, accounts)
 
 
 def decide(finished: Finished, job: Job, accounts: Accounts) -> Finished:
@@ -90,6 +104,8 @@ def decide(finished: Finished, job: Job, accounts: Accounts) -> Finished:
         parts = [part for part in (finished.rejected, masked.rejected[finished.rejected.columns]) if len(part)]
         rejected = pd.concat(parts, ignore_index=True) if parts else finished.rejected
         finished = Finished(masked.accepted.reset_index(drop=True), rejected)
+    for frame in (finished.accepted, finished.rejected) if job.places else ():
+        frame["place"] = text_column(place_of(np.asarray(frame.geometry.values), job.source.grid.crs, job.places))
     return Finished(reproject(finished.accepted, job.crs), reproject(finished.rejected, job.crs))
 
 
@@ -129,8 +145,6 @@ def merge(
     job: Job,
     records: Sequence[TileRecord],
     accounts: Accounts,
-    imagery: str | None,
-    datetime: str | None,
     check_stop: Callable[[], None],
 ) -> tuple[Counts, dict[str, dict[str, object]]]:
     """Write footprints, rejected and coverage of a run whose tiles are committed.
@@ -144,9 +158,9 @@ def merge(
         The counts, and name -> rows and sha256 of each file written.
     """
     grid = job.source.grid
-    counts = Counts()
+    counts, origins = Counts(), job.source.origins()
     with span("finish"):
-        nothing = judge(Polygons.empty(grid.transform), job, accounts, imagery, datetime)
+        nothing = judge(Polygons.empty(grid.transform), job, accounts, origins)
     accepted = SortedRows(run.scratch, "footprints", nothing.accepted)
     rejected = SortedRows(run.scratch, "rejected", nothing.rejected)
 
@@ -161,7 +175,7 @@ def merge(
 
     def draw(polygons: Polygons) -> Finished:
         with span("outlines"):
-            return finish_polygons(polygons, job, imagery, datetime)
+            return finish_polygons(polygons, job, origins)
 
     def take(waiting: Future[Finished]) -> None:
         with span("finish"):
@@ -221,4 +235,11 @@ def coverage_frame(records: Sequence[TileRecord], job: Job) -> gpd.GeoDataFrame:
         "failed_m2": np.array([record.failed_m2 for record in records], np.float64),
     }
     frame = gpd.GeoDataFrame(columns, geometry=gpd.GeoSeries(boxes, crs=grid.crs))
-    return frame if job.crs == grid.crs else frame.to_crs(job.crs)
+    if job.crs == grid.crs:
+        return frame
+    moved = frame.to_crs(job.crs)
+    if not job.crs.is_geographic:
+        return moved
+    return moved.set_geometry(
+        gpd.GeoSeries(meridian.split(np.asarray(moved.geometry.values)), index=moved.index, crs=job.crs)
+    )

@@ -10,35 +10,37 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-from pyproj import CRS
 
 from geoinfer.accounts import Accounts
-from geoinfer.detection import Predicts, TileRecord, detect_tile, predict
+from geoinfer.detection import TileRecord, detect_tile, predict
 from geoinfer.dispatch import Hands, Progress, check_stop, detect_tiles, do_tiles
 from geoinfer.errors import Interrupted, MaskAlarm, MaskWarning, OutputError, TilesFailed
-from geoinfer.imagery.source import Source
-from geoinfer.job import TILE, Bbox, Execution, Job, Mask, Paths, make_job
+from geoinfer.imagery.reading import headers_of
+from geoinfer.job import Execution, Job
+from geoinfer.keeping import keep_tiles, other_differences, placement_of, write_kept
 from geoinfer.manifest import Times, closing, opening
 from geoinfer.masks.prepare import PreparedLayer
 from geoinfer.merge import judge, keys_of, merge, stitched
 from geoinfer.naming import Naming
+from geoinfer.rates import remember
 from geoinfer.store import Json, RunDirectory, differences, failpoint, output_errors
+from geoinfer.switching import settle, switch
 from geoinfer.trace import collect, span, stages_of_run
 from geoinfer.vector.polygons import Polygons
 from geoinfer.worker import Work, tiles_at_once
 
-__all__ = ["Interrupted", "Progress", "Run", "detect", "detect_tile", "predict", "run"]
+__all__ = ["Interrupted", "Progress", "Run", "detect_tile", "find", "predict", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ def run(
     client: DaskClient | None = None,
     executor: Executor | None = None,
     overwrite: bool = False,
+    update: bool = False,
     progress: Callable[[Progress], None] | None = None,
     stop: threading.Event | None = None,
     warn: Callable[[str], None] | None = None,
@@ -94,6 +97,8 @@ def run(
         client: A Dask client to work on; without one, and without `executor`, tiles are done by threads of this process.
         executor: Any other executor whose workers see the run directory.
         overwrite: Remove another job's run, or a finished one, first.
+        update: The directory may hold a run of the same job on other imagery: its tiles whose imagery is the same are kept,
+            the others are done again, and the result is that of a full run.
         progress: Called after each tile.
         stop: Once set, no new tile is handed out; those in flight are committed, and `Interrupted` is raised.
         warn: Called with each alarm about a mask layer as soon as it is known; `run.json` has them as well.
@@ -116,7 +121,7 @@ def run(
     directory.create()
     with directory.lock() as token, stages_of_run(trace) as stages, Naming(job) as naming:
         clock = time.perf_counter()
-        finished = _prepare(directory, naming, execution, overwrite)
+        finished = _prepare(directory, naming, job, execution, overwrite, update)
         if finished is not None:
             _raise_alarms(directory, finished, execution)
             return Run(directory, finished, resumed=finished["tiles"]["total"])
@@ -131,7 +136,6 @@ def run(
             pool = executor if client is None else client.get_executor(pure=False, retries=0)
             in_flight = execution.in_flight or _in_flight(job, execution, client, pool)
             hands = Hands(work, pool, in_flight, stop, lambda: client is None or _has_workers(client))
-            origin = _origin(job)
             naming.then(partial(_open, directory, job, execution))
             begun = time.perf_counter()
             try:
@@ -140,14 +144,15 @@ def run(
                 tiles_s = time.perf_counter() - begun
                 manifest = naming.finish()  # also where tiles failed or somebody stopped: what is committed has a name
             failpoint("tiles_done")
-            counts, outputs = merge(
-                directory, job, records, accounts, *origin, lambda: check_stop(stop, directory, len(records))
-            )
+            counts, outputs = merge(directory, job, records, accounts, lambda: check_stop(stop, directory, len(records)))
         except KeyboardInterrupt as error:
             raise Interrupted(f"{directory.root}: interrupted; the same command goes on from the committed tiles") from error
         stages.add(collect())
         times = Times(stages, job.device, tiles_s, time.perf_counter() - clock)
-        manifest |= closing(records, resumed, counts, accounts, execution.mask_alarm, outputs, times)
+        headers = headers_of(job.source, job.chips_window(job.region.window))
+        manifest |= closing(records, resumed, counts, accounts, execution.mask_alarm, outputs, times, headers)
+        if not resumed:
+            remember(job, manifest["chips"], tiles_s - manifest["stages_s"]["load"], stages.processes("forward"))
         for text in accounts.alarms(execution.mask_alarm):
             if text not in early:
                 warn(text)
@@ -159,7 +164,12 @@ def run(
 def _open(directory: RunDirectory, job: Job, execution: Execution, description: Json, mark: str) -> Json:
     """Write down whose run this is; from here on it can be resumed."""
     with span("open"):
-        manifest = opening(description, mark, execution, job.region.covers)
+        held = directory.read_manifest() or {}
+        manifest = opening(description, mark, execution, job.region.covers, placement_of(job), held.get("updated"))
+        if job.domain is not None:
+            manifest["domain"] = job.domain
+        if remarks := getattr(job.source, "remarks", ()):
+            manifest["remarks"] = list(remarks)
         directory.write_manifest(manifest)
     failpoint("run_opened")
     return manifest
@@ -218,7 +228,9 @@ def _raise_alarms(directory: RunDirectory, manifest: Json, execution: Execution)
         )
 
 
-def _prepare(directory: RunDirectory, naming: Naming, execution: Execution, overwrite: bool) -> Json | None:
+def _prepare(
+    directory: RunDirectory, naming: Naming, job: Job, execution: Execution, overwrite: bool, update: bool
+) -> Json | None:
     """Make the directory ready for this job. The manifest of a finished run of it, where there is nothing left to do.
 
     Raises:
@@ -227,25 +239,46 @@ def _prepare(directory: RunDirectory, naming: Naming, execution: Execution, over
     if overwrite:
         directory.clear()
     directory.sweep()
+    settle(directory)
     held = directory.read_manifest()
     if held is None:
         directory.drop_tiles()
         return None
     description, mark = naming.result()
+    if held.get("fingerprint") != mark and update and not other_differences(held.get("job", {}), description):
+        _check_tile(directory, held, execution)
+        _update(directory, held, job, execution, description, mark)
+        return None
     if held.get("fingerprint") != mark:
         lines = differences(held.get("job", {}), description) or ["fingerprint: the job was recorded by another version"]
+        is_other_imagery = not other_differences(held.get("job", {}), description)
+        remedy = "use --update for its new imagery, --overwrite" if is_other_imagery else "use --overwrite"
         raise OutputError(
-            f"{directory.root}: holds the run of another job; use --overwrite or another output\n  " + "\n  ".join(lines)
+            f"{directory.root}: holds the run of another job; {remedy} or another output\n  " + "\n  ".join(lines)
         )
     if directory.success.exists():
         return held
+    _check_tile(directory, held, execution)
+    return None
+
+
+def _update(directory: RunDirectory, held: Json, job: Job, execution: Execution, description: Json, mark: str) -> None:
+    """Make a run on other imagery this job's, and keep what of its tiles is the same."""
+    with span("snapshot"):
+        kept = keep_tiles(directory, held, job, execution, description)
+        write_kept(directory, kept, held, job, execution)
+    updated = {"from": held["fingerprint"], "kept": len(kept)}
+    switch(directory, opening(description, mark, execution, job.region.covers, placement_of(job), updated))
+
+
+def _check_tile(directory: RunDirectory, held: Json, execution: Execution) -> None:
+    """Raise OutputError where the run was begun with tiles of another size."""
     tile = held.get("execution", {}).get("tile")
     if tile != execution.tile and directory.committed():
         raise OutputError(
             f"{directory.root}: was begun with tiles of {tile} cores a side, not {execution.tile}; "
             f"use --tile {tile} or --overwrite"
         )
-    return None
 
 
 def _in_flight(job: Job, execution: Execution, client: DaskClient | None, pool: Executor | None) -> int:
@@ -262,97 +295,35 @@ def _has_workers(client: DaskClient) -> bool:
         return False
 
 
-def _origin(job: Job) -> tuple[str | None, str | None]:
-    """What the footprints say of their imagery: its name where it is one raster, its time where it is known."""
-    about = job.source.describe()
-    paths, taken = about.get("path"), about.get("datetime")
-    name = Path(str(paths[0])).name if isinstance(paths, list) and len(paths) == 1 else None
-    return name, str(taken) if taken else None
-
-
-def detect(
-    source: Paths | Source,
-    model: str | PathLike[str] | Predicts = "buildings",
-    *,
-    bbox: Bbox | None = None,
-    bbox_crs: str | CRS = "EPSG:4326",
-    region: Any = None,
-    crs: str | CRS | None = None,
-    masks: Mask | Iterable[Mask] = (),
-    strict_masks: bool = False,
-    mask_alarm: float = 0.2,
-    calibrated: str | None = None,
-    threshold: float | None = None,
-    min_area: float | None = None,
-    simplify: float | None = None,
-    min_confidence: float = 0.0,
-    bands: Sequence[int] | None = None,
-    stretch: tuple[float, float] | None = None,
-    assume_crs: str | CRS | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    batch_size: int | Literal["auto"] = "auto",
-    tile: int = TILE,
-    on_error: Literal["fail", "skip"] = "fail",
-    progress: Callable[[Progress], None] | None = None,
+def find(
+    job: Job, execution: Execution | None = None, progress: Callable[[Progress], None] | None = None
 ) -> gpd.GeoDataFrame:
-    """Building footprints of imagery, in this process, as a frame.
-
-    Args:
-        source: One raster or several, or a source opened for this model.
-        model: A name, a directory or a predictor.
-        bbox, bbox_crs, region, crs, masks, calibrated, threshold, min_area, simplify, min_confidence: As for `make_job`.
-        bands, stretch, assume_crs, device, precision: As for `make_job`.
-        strict_masks: Raise what would be a warning about a mask layer.
-        mask_alarm: Share of the footprints that came to a layer from which what it removes is worth a warning.
-        batch_size: Chips a forward pass, or auto.
-        tile: Cores on a side of a tile.
-        on_error: `fail` raises the first error; `skip` leaves the tile out.
-        progress: Called after each tile.
+    """The footprints of a job, in this process, without a run directory.
 
     Returns:
         Footprints in the order and with the columns of `footprints.parquet`.
 
     Raises:
-        MaskAlarm: See `strict_masks`.
+        MaskAlarm: With `execution.strict_masks`, where there would be a warning.
 
     Warns:
         MaskWarning: A mask layer touches nothing in the region, or removes an implausible share of the footprints.
     """
-    job = make_job(
-        source,
-        model=model,
-        bbox=bbox,
-        bbox_crs=bbox_crs,
-        region=region,
-        crs=crs,
-        masks=masks,
-        calibrated=calibrated,
-        threshold=threshold,
-        min_area=min_area,
-        simplify=simplify,
-        min_confidence=min_confidence,
-        bands=bands,
-        stretch=stretch,
-        assume_crs=assume_crs,
-        device=device,
-        precision=precision,
-    )
-    execution = Execution(tile, batch_size, on_error=on_error, strict_masks=strict_masks, mask_alarm=mask_alarm)
+    execution = execution or Execution()
     with tempfile.TemporaryDirectory(prefix="geoinfer-masks-") as folder:
         accounts = Accounts(job, job.prepare_masks(Path(folder)) if job.masks else ())
-        told = accounts.alarms(mask_alarm)
-        _tell(told, strict_masks)
+        told = accounts.alarms(execution.mask_alarm)
+        _tell(told, execution.strict_masks)
         results = detect_tiles(job, execution, accounts.layers, progress)
-        origin = _origin(job)
-        parts = [judge(polygons, job, accounts, *origin).accepted for polygons in stitched(results, [w for w, _ in results])]
-        _tell([text for text in accounts.alarms(mask_alarm) if text not in told], strict_masks)
-        frame: gpd.GeoDataFrame = pd.concat(parts) if parts else judge(Polygons.empty(), job, accounts, *origin).accepted
+        origins = job.source.origins()
+        parts = [judge(polygons, job, accounts, origins).accepted for polygons in stitched(results, [w for w, _ in results])]
+        _tell([text for text in accounts.alarms(execution.mask_alarm) if text not in told], execution.strict_masks)
+        frame: gpd.GeoDataFrame = pd.concat(parts) if parts else judge(Polygons.empty(), job, accounts, origins).accepted
     return frame.iloc[np.argsort(keys_of(frame))].reset_index(drop=True)
 
 
 def _tell(alarms: Sequence[str], strict_masks: bool) -> None:
-    """Say them as warnings of `detect`'s caller, or as an error."""
+    """Say them as warnings, or as an error."""
     for text in alarms:
         if strict_masks:
             raise MaskAlarm(text)

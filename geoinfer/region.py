@@ -7,33 +7,27 @@ nor the tiles can change an answer, and regions that share an edge share no pixe
 
 from __future__ import annotations
 
-import json
+import difflib
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import shapely
-import shapely.affinity
-import shapely.geometry
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 from shapely.geometry.base import BaseGeometry
 
-from geoinfer.errors import ConfigError, RegionError, SafetyError, SourceError
+from geoinfer.earth import Bounds as Bounds
+from geoinfer.earth import bounds_text, pole_in, project, sphere_area
+from geoinfer.errors import ConfigError, RegionError
 from geoinfer.grid import Grid, Window
-
-Bounds = tuple[float, float, float, float]
-"""(minx, miny, maxx, maxy)."""
-_MAX_STEPS = 4096
-"""An edge is cut into at most this many pieces before it is projected."""
-_STEP_M = 1000.0
-"""Pieces no longer than this: a parallel bulges from its chord by 2 cm at 45 degrees."""
-_M_PER_DEGREE = 111_320.0
+from geoinfer.meridian import near, wrap
+from geoinfer.region_files import by_name, join, parse_geojson, read_features
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +77,25 @@ class Region:
         return cls(shapely.box(west, south, east, north), system)
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str]) -> Region:
+    def from_file(cls, path: str | os.PathLike[str], places: Sequence[str] = (), key: str | None = None) -> Region:
         """All polygons of a GeoJSON, GeoPackage, FlatGeobuf, Shapefile or GeoParquet file, joined.
+
+        Args:
+            path: The file.
+            places: Only the polygons of these names; see `named_regions`.
+            key: The property that holds the names.
 
         Raises:
             SourceError: Unreadable, no polygon in it, or no coordinate system.
+            ConfigError: It has no place of that name.
             SafetyError: A file that can point at others.
         """
         file = Path(path).absolute()
-        try:
-            with file.open("rb") as stream:
-                head = stream.read(64)
-        except OSError as error:
-            raise SourceError(f"{file}: region cannot be read: {error.strerror or error}") from error
-        geometries, crs = _read_geojson(file) if _is_json(head) else _read_features(file, head)
-        return cls(_join(geometries, str(file)), crs)
+        if not places:
+            features = read_features(file)
+            return cls(join(features.geometries, str(file)), features.crs)
+        chosen = named_regions(file, places, key)
+        return cls(join([region.geometry for _, region in chosen], str(file)), chosen[0][1].crs)
 
     @classmethod
     def from_geometry(cls, shape: Any, crs: str | CRS = "EPSG:4326") -> Region:
@@ -112,15 +110,28 @@ class Region:
             SourceError: No polygon in it.
         """
         if isinstance(shape, BaseGeometry):
-            return cls(_join([shape], "region"), parse_crs(crs))
+            return cls(join([shape], "region"), parse_crs(crs))
         if isinstance(shape, Mapping):
-            geometries, system = _parse_geojson(shape, "region")
-            return cls(_join(geometries, "region"), system)
+            features = parse_geojson(shape, "region")
+            return cls(join(features.geometries, "region"), features.crs)
         if not (hasattr(shape, "geometry") and hasattr(shape, "crs")):
             raise ConfigError(f"region of type {type(shape).__name__}: give a file, a GeoDataFrame, a geometry or a Region")
         if shape.crs is None:
             raise ConfigError("region: its table names no coordinate system; set one with set_crs")
-        return cls(_join(shape.geometry, "region"), parse_crs(shape.crs))
+        return cls(join(shape.geometry, "region"), parse_crs(shape.crs))
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Longitude and latitude, degrees on WGS 84, in the middle of its bounds; across the antimeridian as well."""
+        minx, miny, maxx, maxy = self.geometry.bounds
+        if self.crs.is_geographic and maxx - minx > 180.0:  # parts on both sides of the antimeridian, or most of the earth
+            west, _, east, _ = shapely.bounds(shapely.get_parts(self.geometry)).T  # (N,) of its parts
+            east += west % 360.0 - west
+            west %= 360.0
+            minx, maxx = (west.min(), east.max()) if east.max() - west.min() < maxx - minx else (minx, maxx)
+        middle = (minx + maxx) / 2, (miny + maxy) / 2
+        lon, lat = Transformer.from_crs(self.crs, 4326, always_xy=True).transform(*middle)
+        return float(wrap(np.array([lon]), 0.0)[0]), float(lat)
 
     def describe(self) -> dict[str, object]:
         """What identifies it: coordinate system and exact shape (hexadecimal WKB)."""
@@ -178,6 +189,32 @@ class GridRegion:
         return wide
 
 
+def named_regions(
+    path: str | os.PathLike[str], places: Sequence[str] = (), key: str | None = None
+) -> list[tuple[str, Region]]:
+    """The places of a file by name, in the order of the file; polygons of one name are one place.
+
+    Args:
+        path: As for `Region.from_file`.
+        places: Only these, in this order; all where empty.
+        key: The property that holds the names; None: `name`, whatever its case.
+
+    Raises:
+        ConfigError: No place of a name that is asked for.
+        SourceError: Unreadable, or no polygon in it is named.
+    """
+    file = Path(path).absolute()
+    features = read_features(file)
+    named = by_name(features, key, str(file))
+    for place in places:
+        if place not in named:
+            close = difflib.get_close_matches(place, named, 3, 0.5) or list(named)[:5]
+            raise ConfigError(
+                f"place {place!r}: none of the {len(named)} places of {file.name}; did you mean {', '.join(close)}?"
+            )
+    return [(name, Region(join(named[name], f"{file}: {name}"), features.crs)) for name in (places or named)]
+
+
 def region_on(region: Region | None, grid: Grid, source_bounds: Bounds | None = None) -> GridRegion:
     """Bring a region onto a grid.
 
@@ -193,22 +230,45 @@ def region_on(region: Region | None, grid: Grid, source_bounds: Bounds | None = 
     extent = grid.covering(bounds).intersection(grid.window)
     if region is None:
         return GridRegion(extent, 1.0, None)
-    imagery = _project(shapely.box(*bounds), grid.crs, region.crs)
-    asked, centre = region.geometry, _centre_of(imagery)
-    if region.crs.is_geographic:
-        imagery, asked = _unwrap_points(imagery, centre), _unwrap_copies(asked, centre)
-    common = shapely.intersection(asked, _padded_box(imagery))
-    shared = shapely.intersection(asked, imagery).area
-    if shared <= 0:
+    common, covers = _common(region, grid, bounds)
+    if covers <= 0:
+        box = project(shapely.box(*bounds), grid.crs, region.crs)
         raise RegionError(
-            f"the region {_parts_text(region.geometry)} lies outside all imagery {_text(imagery.bounds)} "
+            f"the region {_parts_text(region.geometry)} lies outside all imagery {_parts_text(box)} "
             f"({region.crs.to_string() if region.crs.to_epsg() else region.crs.name}; minx,miny,maxx,maxy)"
         )
-    edges = _edges(_join([_project(common, region.crs, grid.crs)], "region"), grid)
+    edges = _edges(join([common], "region"), grid)
     row, col = math.ceil(edges[:, 1].min() - 0.5), math.ceil(edges[:, [0, 2]].min() - 0.5)
     stop_row, stop_col = math.ceil(edges[:, 3].max() - 0.5), math.ceil(edges[:, [0, 2]].max() - 0.5)
     window = Window(row, col, max(0, stop_row - row), max(0, stop_col - col)).intersection(extent)
-    return GridRegion(window, min(1.0, shared / region.geometry.area), edges)
+    return GridRegion(window, min(1.0, covers), edges)
+
+
+def _common(region: Region, grid: Grid, bounds: Bounds) -> tuple[BaseGeometry, float]:
+    """What of a region lies near the imagery, on the grid's map, and the share of its area that lies within."""
+    box = shapely.box(*bounds)
+    pole = pole_in(bounds, grid.crs) if region.crs.is_geographic else None
+    if pole is not None:  # degrees mean little there: all of it is done on the grid's map
+        degrees = shapely.get_coordinates(project(box, grid.crs, region.crs))[:, 1]
+        limit = max(float(np.abs(degrees).min()) - 1.0, 0.0)
+        cap = shapely.box(-180.0, limit, 180.0, 90.0) if pole > 0 else shapely.box(-180.0, -90.0, 180.0, -limit)
+        asked = shapely.intersection(near(region.geometry, 0.0), cap)
+        if asked.area <= 0:
+            return asked, 0.0
+        common = join([project(asked, region.crs, grid.crs)], "region")
+        share = shapely.intersection(common, box).area / common.area
+        return common, share * sphere_area(asked) / sphere_area(region.geometry)
+    imagery, asked = project(box, grid.crs, region.crs), region.geometry
+    if region.crs.is_geographic:
+        centre = _centre_of(imagery)
+        imagery, asked = (
+            shapely.transform(imagery, lambda p: np.column_stack([wrap(p[:, 0], centre), p[:, 1]])),
+            near(asked, centre),
+        )
+    shared = shapely.intersection(asked, imagery).area
+    if shared <= 0:
+        return shapely.Polygon(), 0.0
+    return project(shapely.intersection(asked, _padded_box(imagery)), region.crs, grid.crs), shared / region.geometry.area
 
 
 def _edges(geometry: BaseGeometry, grid: Grid) -> NDArray[np.float64]:
@@ -224,24 +284,6 @@ def _edges(geometry: BaseGeometry, grid: Grid) -> NDArray[np.float64]:
     return np.concatenate(found)
 
 
-def _project(geometry: BaseGeometry, source: CRS, target: CRS) -> BaseGeometry:
-    """A geometry in another system, its edges cut fine enough to follow the bend."""
-    if source == target:
-        return geometry
-    minx, miny, maxx, maxy = geometry.bounds
-    unit = _M_PER_DEGREE if source.is_geographic else float(source.axis_info[0].unit_conversion_factor)
-    step = max(_STEP_M / unit, max(maxx - minx, maxy - miny) / _MAX_STEPS)
-    transformer = Transformer.from_crs(source, target, always_xy=True)
-
-    def forward(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.column_stack(transformer.transform(points[:, 0], points[:, 1]))
-
-    projected = shapely.transform(shapely.segmentize(geometry, step), forward)
-    if not np.isfinite(shapely.get_coordinates(projected)).all():
-        raise RegionError(f"the region {_text(geometry.bounds)} reaches beyond what {target.name!r} can show")
-    return projected
-
-
 def _centre_of(geometry: BaseGeometry) -> float:
     """A longitude within the imagery, whichever side of the antimeridian its corners are on."""
     x = shapely.get_coordinates(geometry)[:, 0]
@@ -249,102 +291,11 @@ def _centre_of(geometry: BaseGeometry) -> float:
     return first + float((((x - first + 180.0) % 360.0) - 180.0).mean())
 
 
-def _unwrap_points(geometry: BaseGeometry, centre: float) -> BaseGeometry:
-    """Every longitude within half a turn of the centre."""
-
-    def near(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.column_stack([(points[:, 0] - centre + 180.0) % 360.0 - 180.0 + centre, points[:, 1]])
-
-    return shapely.transform(geometry, near)
-
-
-def _unwrap_copies(geometry: BaseGeometry, centre: float) -> BaseGeometry:
-    """The geometry one turn to the west, as it is, and one to the east; what lies near the centre counts."""
-    window = shapely.box(centre - 180.0, -90.0, centre + 180.0, 90.0)
-    shifts = (-720.0, -360.0, 0.0, 360.0, 720.0)
-    copies = [shapely.affinity.translate(geometry, xoff=shift) for shift in shifts]
-    return shapely.union_all([shapely.intersection(copy, window) for copy in copies])
-
-
 def _padded_box(geometry: BaseGeometry) -> BaseGeometry:
     """Its bounds and some more: what is far from the imagery need not survive a projection."""
     minx, miny, maxx, maxy = geometry.bounds
     pad = 0.05 * max(maxx - minx, maxy - miny)
     return shapely.box(minx - pad, miny - pad, maxx + pad, maxy + pad)
-
-
-def _join(geometries: Iterable[BaseGeometry], name: str) -> BaseGeometry:
-    """One valid polygon or multipolygon of all that has an area."""
-    polygons: list[BaseGeometry] = []
-    for geometry in geometries:
-        if geometry is None or geometry.is_empty:
-            continue
-        flat = shapely.force_2d(geometry)
-        if not np.isfinite(shapely.get_coordinates(flat)).all():
-            raise SourceError(f"{name}: a polygon with coordinates that are not finite")
-        parts = shapely.get_parts(shapely.get_parts(flat))
-        polygons += [part for part in parts if part.geom_type == "Polygon"]
-    if not polygons:
-        raise SourceError(f"{name}: no polygon in it")
-    joined = shapely.union_all(shapely.make_valid(polygons, method="structure", keep_collapsed=False))
-    if joined.area <= 0:
-        raise SourceError(f"{name}: its polygons have no area")
-    return joined
-
-
-def _is_json(head: bytes) -> bool:
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"["))
-
-
-def _read_geojson(file: Path) -> tuple[list[BaseGeometry], CRS]:
-    """RFC 7946, and the `crs` member of its predecessor. Read here, since OGR's drivers for JSON can follow links."""
-    try:
-        document = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{file}: not a GeoJSON that can be read: {error}") from error
-    return _parse_geojson(document, str(file))
-
-
-def _parse_geojson(document: Any, name: str) -> tuple[list[BaseGeometry], CRS]:
-    try:
-        named = document.get("crs") if isinstance(document, Mapping) else None
-        crs = CRS.from_user_input(named["properties"]["name"]) if named else CRS.from_epsg(4326)
-        return [shapely.geometry.shape(geometry) for geometry in _geometries(document)], crs
-    except (ValueError, KeyError, TypeError, AttributeError, CRSError, RecursionError, shapely.errors.ShapelyError) as error:
-        raise SourceError(f"{name}: not a GeoJSON that can be read: {error}") from error
-
-
-def _geometries(document: Any) -> list[Any]:
-    """The geometry objects of a GeoJSON document."""
-    kind = document["type"]
-    if kind == "FeatureCollection":
-        return [geometry for feature in document["features"] for geometry in _geometries(feature)]
-    if kind == "Feature":
-        return [] if document["geometry"] is None else _geometries(document["geometry"])
-    if kind == "GeometryCollection":
-        return [geometry for member in document["geometries"] for geometry in _geometries(member)]
-    return [document]
-
-
-def _read_features(file: Path, head: bytes) -> tuple[list[BaseGeometry], CRS]:
-    """Formats that geopandas reads, told by their first bytes: nothing else reaches a driver."""
-    import geopandas
-
-    parquet = head.startswith(b"PAR1")
-    if not (parquet or head.startswith((b"SQLite format 3\x00", b"fgb\x03", b"\x00\x00\x27\x0a"))):
-        if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
-            raise SafetyError(f"{file}: refused, XML can point at other files; give the region as GeoJSON or GeoPackage")
-        kinds = "GeoJSON, GeoPackage, FlatGeobuf, Shapefile or GeoParquet"
-        raise SourceError(f"{file}: not a {kinds} (first bytes {head[:8]!r})")
-    try:
-        frame = geopandas.read_parquet(file) if parquet else geopandas.read_file(file, engine="pyogrio")
-    except (ValueError, RuntimeError, OSError) as error:
-        raise SourceError(f"{file}: region cannot be read: {error}") from error
-    if not isinstance(frame, geopandas.GeoDataFrame):
-        raise SourceError(f"{file}: no geometry in it")
-    if frame.crs is None:
-        raise SourceError(f"{file}: no coordinate system in the region file; write it as GeoJSON in EPSG:4326, or set one")
-    return list(frame.geometry), frame.crs
 
 
 def parse_crs(crs: str | CRS) -> CRS:
@@ -365,8 +316,4 @@ def parse_crs(crs: str | CRS) -> CRS:
 def _parts_text(geometry: BaseGeometry) -> str:
     """Bounds; of both parts where a box crosses the antimeridian: together they would span the world."""
     parts = shapely.get_parts(geometry)
-    return " and ".join(_text(part.bounds) for part in parts) if len(parts) == 2 else _text(geometry.bounds)
-
-
-def _text(bounds: Bounds) -> str:
-    return "(" + ", ".join(f"{value:.7g}" if abs(value) < 1000 else f"{value:.1f}" for value in bounds) + ")"
+    return " and ".join(bounds_text(part.bounds) for part in parts) if len(parts) == 2 else bounds_text(geometry.bounds)

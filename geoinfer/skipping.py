@@ -20,7 +20,7 @@ import numpy as np
 import shapely
 
 from geoinfer.detection import NO_SKIP, Core, Skip, TileRecord
-from geoinfer.grid import Grid, Tile, Window
+from geoinfer.grid import Grid, Tile, Window, tile_phase
 from geoinfer.masks.cover import cores_inside
 from geoinfer.masks.prepare import PreparedLayer
 
@@ -111,8 +111,10 @@ class Openings:
 
     def learn(self, records: Iterable[TileRecord]) -> None:
         """Take in which cores the buildings of tiles reach."""
+        core = self.rule.core
+        down, right = (at // core for at in tile_phase(self.rule.grid, core, self.k))
         for row, col in (core for record in records for core in record.knocks):
-            self._opened.setdefault((row // self.k, col // self.k), set()).add((row, col))
+            self._opened.setdefault(((row + down) // self.k, (col + right) // self.k), set()).add((row, col))
 
     def lacking(self, records: Iterable[TileRecord]) -> list[Core]:
         """Row and column of the tiles that left a core out which a building of another tile reaches.

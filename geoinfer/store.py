@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import uuid
@@ -109,9 +110,19 @@ class RunDirectory:
         return self.root / "tiles"
 
     @property
+    def coming(self) -> Path:
+        """Tiles of an update on their way; see `switching`."""
+        return self.root / "tiles.next"
+
+    @property
     def masks(self) -> Path:
         """Mask layers made ready for this run; only where there are any."""
         return self.root / "masks"
+
+    @property
+    def zones(self) -> Path:
+        """The runs of a run over several grids; only where there are any."""
+        return self.root / "zones"
 
     @property
     def scratch(self) -> Path:
@@ -126,7 +137,7 @@ class RunDirectory:
         """
         with output_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-            foreign = {p.name for p in self.root.iterdir()} - {"run.lock", "tmp", "tiles", "masks"}
+            foreign = {p.name for p in self.root.iterdir()} - {"run.lock", "tmp", "tiles", "tiles.next", "masks", "zones"}
             if foreign and not self.manifest.exists():
                 raise OutputError(f"{self.root}: not a run directory (it holds {min(foreign)!r}); choose a new one")
             self.tiles.mkdir(exist_ok=True)
@@ -139,6 +150,8 @@ class RunDirectory:
             for path in (self.footprints, self.rejected, self.coverage):
                 path.unlink(missing_ok=True)
             self.drop_tiles()
+            for folder in (self.coming, self.zones):
+                shutil.rmtree(folder, ignore_errors=True)
             self.sweep()
             self.keep_masks(set())
             self.manifest.unlink(missing_ok=True)
@@ -185,7 +198,7 @@ class RunDirectory:
             finally:
                 scratch.unlink(missing_ok=True)
             if not can_be_redone:
-                _sync_directory(path.parent)
+                sync_directory(path.parent)
         failpoint(f"{point}_replaced")
 
     def write_manifest(self, content: Json) -> None:
@@ -225,11 +238,8 @@ class RunDirectory:
             arrays: The tile's result; empty for a tile with nothing in it.
             record: Its coverage row.
         """
-        buffer = io.BytesIO()
-        text = np.frombuffer(json.dumps(record).encode(), np.uint8)
-        np.savez(buffer, **{_ROW: text}, **arrays)  # type: ignore[arg-type]  # keys are ours: none is "file" or "allow_pickle"
         with self.replacing(self.tile_path(row, col), "tile", can_be_redone=True) as file:
-            file.write(buffer.getbuffer())
+            file.write(packed(arrays, record))
 
     def committed(self) -> set[tuple[int, int]]:
         """(tile row, tile column) of every committed tile."""
@@ -302,6 +312,14 @@ class RunDirectory:
             os.close(file)
 
 
+def packed(arrays: Arrays, record: Json) -> memoryview:
+    """The content of a tile's file."""
+    buffer = io.BytesIO()
+    text = np.frombuffer(json.dumps(record).encode(), np.uint8)
+    np.savez(buffer, **{_ROW: text}, **arrays)  # type: ignore[arg-type]  # keys are ours: none is "file" or "allow_pickle"
+    return buffer.getbuffer()
+
+
 def _lock_file(file: int) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -322,7 +340,8 @@ def _describe(holder: Json | None) -> str:
     return f" on host {holder.get('host')}, process {holder.get('pid')}" if holder else ""
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make the names in a folder outlast a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -373,4 +392,6 @@ def verify(run: RunDirectory) -> list[str]:
             faults.append(f"{path}: missing")
         elif digest(path) != expected["sha256"]:
             faults.append(f"{path}: changed since the run wrote it")
+    for zone in manifest.get("zones", ()):
+        faults += verify(RunDirectory(run.root / zone["run"]))
     return faults

@@ -20,8 +20,9 @@ import psutil
 
 from geoinfer.detection import NO_SKIP, Detection, Predicts, Skip, TileRecord, detect_tile, failed_record
 from geoinfer.errors import ConfigError, OutputError, RemoteError, ResourceError, SafetyError
+from geoinfer.estimate import tile_bytes
 from geoinfer.grid import Tile, Window
-from geoinfer.job import Execution, Job, tile_bytes
+from geoinfer.job import Execution, Job
 from geoinfer.store import FULL, RunDirectory, failpoint
 from geoinfer.trace import Span, collect, span
 from geoinfer.vector.stitch import TileResult

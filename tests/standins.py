@@ -14,7 +14,7 @@ from affine import Affine
 
 from geoinfer.errors import RemoteError, SourceError
 from geoinfer.grid import ChipSpec, Grid, Window
-from geoinfer.imagery.source import Image, Source
+from geoinfer.imagery.source import Image, Origin, Source
 from geoinfer.model.spec import ModelSpec
 
 CHIPS = ChipSpec(chip=64, margin=16, stride=16)
@@ -104,8 +104,11 @@ class Failing:
     def bounds(self) -> tuple[float, float, float, float]:
         return self.source.bounds
 
-    def snapshot(self) -> list[dict[str, object]]:
-        return self.source.snapshot()
+    def origins(self) -> list[Origin]:
+        return self.source.origins()
+
+    def snapshot(self, window: Window | None = None) -> list[dict[str, object]]:
+        return self.source.snapshot(window)
 
     def describe(self) -> dict[str, object]:
         return self.source.describe()

@@ -329,4 +329,4 @@ def test_imagery_too_coarse_for_the_model_is_reported(
 ) -> None:
     scene = write_raster(pixels=np.zeros((3, 8, 8), np.uint8), gsd=10.0)
     assert main(["run", str(scene), "--model", "tiny", "--workers", "0", "-o", str(tmp_path / "RUN")]) == 0
-    assert "pixels of 10 m, model tiny is made for 0.5 m" in capsys.readouterr().err
+    assert "pixels of 10 m where the model knows 0.125 to 2 m" in capsys.readouterr().err

@@ -342,3 +342,36 @@ def test_a_cache_stays_within_its_bytes_and_travels_empty(steps: list[tuple[int,
         assert cache.get(key, lambda made=made: made)[0] == key
         assert cache.size <= 100
     assert pickle.loads(pickle.dumps(cache)).size == 0
+
+
+@given(st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=8), min_size=2, max_size=6), st.sampled_from([1, 1000]))
+@settings(max_examples=40)
+def test_many_threads_that_want_many_values_never_wait_for_each_other(wanted: list[list[int]], capacity: int) -> None:
+    """Sets that overlap in any way: each thread gets all of its own, and while there is room each value is made once."""
+    cache: Cache[int, bytes] = Cache(capacity, size_of)
+    made: list[int] = []
+
+    def make(keys: list[int]) -> list[bytes]:
+        made.extend(keys)
+        return [bytes([key]) for key in keys]
+
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        found = list(pool.map(lambda keys: cache.get_all(keys, make), wanted, timeout=30))
+    assert found == [[bytes([key]) for key in keys] for keys in wanted]
+    if capacity == 1000:
+        assert sorted(made) == sorted({key for keys in wanted for key in keys})
+        assert cache.missing(range(13)) == [key for key in range(13) if key not in made]
+        cache.discard(lambda key: key % 2 == 0)
+        assert cache.size == sum(key % 2 for key in set(made))
+
+
+def test_values_made_together_fail_together_and_are_made_again() -> None:
+    cache: Cache[int, bytes] = Cache(1000, size_of)
+
+    def fail(_: list[int]) -> list[bytes]:
+        raise SourceError("a.tif: cannot read")
+
+    for _ in range(2):
+        with pytest.raises(SourceError, match="cannot read"):
+            cache.get_all([1, 2], fail)
+    assert cache.get_all([2, 1, 2], lambda keys: [bytes([key]) for key in keys]) == [b"\x02", b"\x01", b"\x02"]

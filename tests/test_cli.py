@@ -167,9 +167,9 @@ def test_an_error_that_nobody_foresaw_is_one_line_too(
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("https://me:secret@host/a.tif", "https://***@host/a.tif"),
-        ("https://host/a.tif?sig=abc%2F&se=1", "https://host/a.tif?sig=***&se=1"),
-        ("s3://b/a.tif?X-Amz-Signature=abc&X-Amz-Credential=AKIA", "s3://b/a.tif?X-Amz-Signature=***&X-Amz-Credential=***"),
+        ("https://me:secret@host/a.tif", "https://host/a.tif"),
+        ("https://host/a.tif?sig=abc%2F&se=1", "https://host/a.tif?***"),
+        ("s3://b/a.tif?X-Amz-Signature=abc&X-Amz-Credential=AKIA", "s3://b/a.tif?***"),
     ],
 )
 def test_what_opens_doors_is_not_printed(text: str, shown: str) -> None:

@@ -23,7 +23,7 @@ from tests.standins import StandIn
 run(make_job(sys.argv[1], model=StandIn()), sys.argv[2], execution=Execution(tile=2))
 """
 
-TILES = 20
+TILES = 25
 """Of the scene, at two cores a side."""
 POINTS = {
     "run_opened": 0,

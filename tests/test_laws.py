@@ -16,13 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoinfer import detection
+from geoinfer.anywhere import detect
 from geoinfer.detection import detect_tile, predict
 from geoinfer.grid import Window
 from geoinfer.imagery import open_raster
-from geoinfer.imagery.source import Source
+from geoinfer.imagery.source import Origin, Source
 from geoinfer.job import Execution, Job, fingerprint, make_job
 from geoinfer.merge import finish_polygons
-from geoinfer.pipeline import detect, run
+from geoinfer.pipeline import run
+from geoinfer.region import Region
 from geoinfer.vector.polygonize import polygonize
 from tests.standins import CHIPS, StandIn, paint, spec_of, write_scene
 
@@ -141,7 +143,7 @@ def test_decisions_are_made_on_whole_footprints(scene: Path, source: Source, who
     polygons = polygonize(
         prob >= 128, prob=prob, valid=prob_valid(source), offset=(job.region.window.row, job.region.window.col)
     )
-    expected = finish_polygons(polygons, job, "scene.tif", None).accepted
+    expected = finish_polygons(polygons, job, [Origin("scene.tif", None)]).accepted
     found = detect(scene, StandIn(), min_area=30.0, simplify=2.0, tile=1)
     assert len(found) > 3
     assert rows_of(found) == rows_of(expected)
@@ -233,8 +235,13 @@ def test_everything_that_can_change_the_output_changes_the_fingerprint(scene: Pa
 def test_every_field_of_a_job_is_in_its_description(scene: Path) -> None:
     """A field that is added and forgotten in `describe` fails here."""
     accounted = {"source", "region", "spec", "model", "asked", "masks"}  # live objects, described by what identifies them
-    described = set(make_job(scene, model=StandIn()).describe()["config"])
-    assert {field.name for field in dataclasses.fields(Job)} == accounted | described
+    told = {"domain"}  # what was found of the imagery; what follows from it is `low_trust`
+    job = make_job(scene, model=StandIn())
+    square = Region.from_bbox((700_000.0, 619_990.0, 700_010.0, 620_000.0), "EPSG:32630")
+    marked = dataclasses.replace(job, low_trust=(True,), places=(("square", square),))
+    described = set(marked.describe()["config"])
+    assert {field.name for field in dataclasses.fields(Job)} == accounted | described | told
+    assert set(job.describe()["config"]) == described - {"low_trust", "places"}  # a job without them is what it was before
 
 
 # ---------------------------------------------------------------- law 8

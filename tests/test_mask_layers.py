@@ -22,17 +22,20 @@ import rasterio
 import shapely
 import shapely.affinity
 from affine import Affine
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import CRS, Transformer
 from shapely.geometry.base import BaseGeometry
 
 from geoinfer.errors import ConfigError, RemoteError, SafetyError, SourceError
-from geoinfer.masks import read, remote
+from geoinfer.masks import read
 from geoinfer.masks.lattice import MAX_EXTENT, MAX_VERTICES
 from geoinfer.masks.layer import MaskLayer, open_masks, parse_mask
 from geoinfer.masks.prepare import PreparedLayer, prepare
-from tests.fileserver import serve
+from geoinfer.masks.source import look
+from geoinfer.remote import retry
+from tests.faultserver import faulty
+from tests.s3server import serve_s3
 
 UTM = CRS.from_epsg(32631)
 X, Y = 590_000.0, 5_751_000.0
@@ -752,7 +755,7 @@ def test_xml_under_any_name_is_refused(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["/vsicurl/http://x/a.gpkg", "/vsizip/a.zip/a.gpkg", "<OGRVRTDataSource/>", "file:///etc/passwd", "ftp://x/a.gpkg",
-     "PG:dbname=x", "GPKG:a.gpkg:b", "MEM:", "s3://bucket/a.gpkg"],
+     "PG:dbname=x", "GPKG:a.gpkg:b", "MEM:", "ftp://host/a.gpkg"],
 )  # fmt: skip
 def test_driver_prefixes_and_virtual_paths_are_refused(text: str) -> None:
     with pytest.raises(SafetyError):
@@ -944,8 +947,10 @@ def test_a_layer_from_an_address_equals_the_file(tmp_path: Path, suffix: str) ->
     else:
         write(path, [*ponds(), coast(500)], "EPSG:32631")
     local = ready(path, tmp_path / "local")
-    with serve(tmp_path) as server:
-        layer = ready(f"{server.address}/moved/w.{suffix}?sig=secret", tmp_path / "remote")
+    with faulty(tmp_path) as server:
+        for file in tmp_path.iterdir():
+            server.fault(f"/moved/{file.name}", redirect=f"/{file.name}")
+        layer = ready(server.url(f"/moved/w.{suffix}?sig=secret"), tmp_path / "remote")
     assert layer.layer.version.startswith("etag:")
     assert "secret" not in json.dumps(layer.layer.describe()) + (tmp_path / "remote" / "layer.json").read_text()
     a, b = local.read(REGION), layer.read(REGION)
@@ -962,16 +967,16 @@ def test_only_parts_of_a_large_remote_file_are_read(tmp_path: Path, monkeypatch:
         for p in ponds(300, dx)
     ]
     path = write(tmp_path / "w.fgb", shapes)
-    with serve(tmp_path) as server:
-        layer = ready(f"{server.address}/w.fgb", tmp_path / "out")
-        spans = [re.fullmatch(r"bytes=(\d+)-(\d+)", span or "") for _, span in server.hits if span]
+    with faulty(tmp_path) as server:
+        layer = ready(server.url("/w.fgb"), tmp_path / "out")
+        spans = [hit.span for hit in server.hits]
     assert layer.features == 300
     assert all(spans)
-    assert sum(int(span[2]) - int(span[1]) for span in spans if span) < path.stat().st_size / 2
+    assert sum(span[1] - span[0] for span in spans if span) < path.stat().st_size / 2
 
 
 def test_a_server_that_is_gone_or_busy_is_worth_another_try_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(retry, "PAUSE_S", 0.01)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -979,13 +984,14 @@ def test_a_server_that_is_gone_or_busy_is_worth_another_try_later(tmp_path: Path
         MaskLayer.open(f"http://127.0.0.1:{port}/w.gpkg?sig=secret")
     assert caught.value.exit_code == 6
     assert "secret" not in str(caught.value)
-    with serve(tmp_path) as server:
+    with faulty(tmp_path) as server:
+        server.fault(status=503)
         with pytest.raises(RemoteError, match="503"):
-            MaskLayer.open(f"{server.address}/busy.gpkg")
+            MaskLayer.open(server.url("/busy.gpkg"))
         assert len(server.hits) == 3
     write(tmp_path / "w.fgb", ponds(3))
-    with serve(tmp_path) as server:
-        layer = MaskLayer.open(f"{server.address}/w.fgb")
+    with faulty(tmp_path) as server:
+        layer = MaskLayer.open(server.url("/w.fgb"))
     with pytest.raises(RemoteError):
         prepare(layer, UTM, REGION, tmp_path / "out")
 
@@ -993,25 +999,92 @@ def test_a_server_that_is_gone_or_busy_is_worth_another_try_later(tmp_path: Path
 def test_what_a_server_cannot_give_is_said(tmp_path: Path) -> None:
     write(tmp_path / "w.geojson", ponds(2))
     write(tmp_path / "w.fgb", ponds(2))
-    with serve(tmp_path) as server:
+    with faulty(tmp_path) as server:
         with pytest.raises(SourceError, match="404"):
-            MaskLayer.open(f"{server.address}/none.gpkg")
+            MaskLayer.open(server.url("/none.gpkg"))
+        server.fault("/to-file.geojson", redirect=f"file://{tmp_path}/w.geojson")
         with pytest.raises(SafetyError, match="no http"):
-            MaskLayer.open(f"{server.address}/to-file.geojson")
-    with serve(tmp_path, ranges=False) as server:
-        assert ready(f"{server.address}/w.geojson", tmp_path / "out").features == 2
+            MaskLayer.open(server.url("/to-file.geojson"))
+        server.fault(no_range=True)
+        assert ready(server.url("/w.geojson"), tmp_path / "out").features == 2
         with pytest.raises(SourceError, match="download it first"):
-            MaskLayer.open(f"{server.address}/w.fgb")
-    with serve(tmp_path, etags=False) as server, pytest.raises(SourceError, match="neither ETag"):
-        MaskLayer.open(f"{server.address}/w.geojson")
+            MaskLayer.open(server.url("/w.fgb"))
+        server.heal()
+        server.fault(no_etag=True, no_date=True)
+        with pytest.raises(SourceError, match="neither ETag"):
+            MaskLayer.open(server.url("/w.geojson"))
 
 
 def test_a_remote_file_that_changed_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "w.parquet", ponds(2))
-    with serve(tmp_path) as server:
-        layer = MaskLayer.open(f"{server.address}/w.parquet")
+    with faulty(tmp_path) as server:
+        layer = MaskLayer.open(server.url("/w.parquet"))
         write(path, ponds(3))
         with pytest.raises(SourceError, match="changed since"):
+            prepare(layer, UTM, REGION, tmp_path / "out")
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    boxes=st.lists(
+        st.tuples(st.floats(-5000, 55_000), st.floats(-5000, 55_000), st.floats(0, 20_000), st.floats(0, 20_000)), max_size=4
+    )
+)
+def test_what_is_fetched_of_a_remote_index_is_enough_for_any_boxes(boxes: list[tuple[float, ...]], grid_file: Path) -> None:
+    wanted = np.array([(X + x, Y - 50_000 + y, X + x + w, Y - 50_000 + y + h) for x, y, w, h in boxes]).reshape(-1, 4)
+    layer = MaskLayer.open(grid_file)
+    local = look(str(grid_file))
+    header = read.open_header(local, layer)
+    with pytest.MonkeyPatch.context() as patch, faulty(grid_file.parent) as server:
+        patch.setattr(read, "READ_WHOLE", 10)
+        distant = look(server.url("/" + grid_file.name))
+        here, there = ([b for batch in read.read_batches(s, layer, header, wanted) for b in batch.feature.tolist()]
+                       for s in (local, distant))  # fmt: skip
+    assert here == there
+    assert read.open_header(local, layer) == header
+
+
+@pytest.fixture(scope="module")
+def grid_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """900 squares, so that the index has three levels."""
+    shapes = [
+        shapely.box(X + x * 1500, Y - 50_000 + y * 1500, X + x * 1500 + 500, Y - 50_000 + y * 1500 + 500 + 20 * x)
+        for x in range(30)
+        for y in range(30)
+    ]
+    return write(tmp_path_factory.mktemp("grid") / "grid.fgb", shapes)
+
+
+def test_what_is_fetched_whole_is_fetched_once(tmp_path: Path) -> None:
+    path = write(tmp_path / "w.gpkg", ponds(5))
+    with faulty(tmp_path) as server:
+        layer = ready(server.url("/w.gpkg"), tmp_path / "out")
+        assert layer.features == 5
+        assert sum(hit.span is not None and hit.span[1] == path.stat().st_size for hit in server.hits) == 1
+
+
+def test_a_layer_from_an_object_store_equals_the_file(tmp_path: Path) -> None:
+    local = ready(write(tmp_path / "w.parquet", ponds(5)), tmp_path / "local")
+    with serve_s3({"w.parquet": (tmp_path / "w.parquet").read_bytes()}):
+        layer = ready("s3://imagery/w.parquet", tmp_path / "remote")
+    assert shapely.to_wkb(local.read(REGION).shapes).tolist() == shapely.to_wkb(layer.read(REGION).shapes).tolist()
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("suffix", ["tif", "fgb", "parquet", "geojson"])
+def test_a_layer_whose_server_stops_half_way_is_a_remote_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setattr(retry, "PAUSE_S", 0.001)
+    path = tmp_path / f"w.{suffix}"
+    if suffix == "tif":
+        write_classes(path, landcover(), tiled=True, blockxsize=128, blockysize=128)
+    else:
+        write(path, ponds(3))
+    with faulty(tmp_path) as server:
+        layer = MaskLayer.open(server.url(f"/w.{suffix}"))
+        server.fault(status=503, after=1)
+        with pytest.raises(RemoteError):
             prepare(layer, UTM, REGION, tmp_path / "out")
 
 

@@ -23,15 +23,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoinfer import job, skipping
+from geoinfer.anywhere import detect
 from geoinfer.cluster import connect
 from geoinfer.detection import TileRecord
 from geoinfer.errors import ConfigError, MaskAlarm, MaskWarning, SourceError
+from geoinfer.estimate import plan
 from geoinfer.grid import Window
 from geoinfer.imagery import open_raster
-from geoinfer.job import Execution, fingerprint, make_job, plan
+from geoinfer.job import Execution, fingerprint, make_job
 from geoinfer.masks.layer import MaskLayer
 from geoinfer.masks.meter import density_interval
-from geoinfer.pipeline import Run, detect, run
+from geoinfer.pipeline import Run, run
 from geoinfer.store import RunDirectory, verify
 from tests.standins import CHIPS, Failing, StandIn, paint, spec_of, write_scene
 

@@ -13,6 +13,7 @@ import pytest
 
 from geoinfer.dispatch import Progress
 from geoinfer.errors import Interrupted, SourceError
+from geoinfer.grid import Window
 from geoinfer.imagery.mosaic import RasterSource
 from geoinfer.job import Execution, Job, make_job
 from geoinfer.pipeline import run
@@ -26,7 +27,7 @@ from geoinfer.job import Execution, make_job
 from geoinfer.pipeline import run
 from tests.standins import StandIn
 snapshot = RasterSource.snapshot
-RasterSource.snapshot = lambda source: (time.sleep(30), snapshot(source))[1]
+RasterSource.snapshot = lambda source, window=None: (time.sleep(30), snapshot(source, window))[1]
 run(make_job(sys.argv[1], model=StandIn()), sys.argv[2], execution=Execution(tile=2))
 """
 
@@ -50,9 +51,9 @@ def hashing(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Imagery is hashed once this is set."""
     go, snapshot = threading.Event(), RasterSource.snapshot
 
-    def wait_and_hash(source: RasterSource) -> list[dict[str, object]]:
+    def wait_and_hash(source: RasterSource, window: Window | None = None) -> list[dict[str, object]]:
         assert go.wait(60)
-        return snapshot(source)
+        return snapshot(source, window)
 
     monkeypatch.setattr(RasterSource, "snapshot", wait_and_hash)
     return go
@@ -113,7 +114,7 @@ def test_tiles_of_a_run_that_died_without_a_name_are_dropped(scene: Path, golden
 def test_imagery_that_cannot_be_hashed_ends_the_run_without_an_output(
     scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: RasterSource) -> list[dict[str, object]]:
+    def fail(_: RasterSource, window: Window | None = None) -> list[dict[str, object]]:
         time.sleep(0.2)
         raise SourceError("scene.tif: changed since it was opened")
 

@@ -20,13 +20,15 @@ import rasterio
 import shapely
 
 from geoinfer import worker
+from geoinfer.anywhere import detect
 from geoinfer.cluster import CONFIG, connect
 from geoinfer.detection import predict, threshold_to_u8
 from geoinfer.errors import ConfigError, OutputError, RegionError, RemoteError, ResourceError, SourceError, TilesFailed
+from geoinfer.estimate import plan
 from geoinfer.grid import Window
 from geoinfer.imagery import open_raster
-from geoinfer.job import Execution, make_job, plan
-from geoinfer.pipeline import Interrupted, Progress, detect, run
+from geoinfer.job import Execution, make_job
+from geoinfer.pipeline import Interrupted, Progress, run
 from geoinfer.store import RunDirectory, verify
 from tests.standins import CHIPS, POISON, Deadly, Failing, StandIn, paint, spec_of, write_scene
 
@@ -476,14 +478,14 @@ class _Late(_Here):
 
 def test_a_tile_that_kills_its_workers_fails_alone(tmp_path: Path, cluster: Any) -> None:
     pixels = paint(200, 231, 3)
-    pixels[0, 153:155, 192:194] = POISON  # in the middle of a tile: in no chip of another
+    pixels[0, 173:175, 192:194] = POISON  # in the middle of a tile: in no chip of another
     path = write_scene(tmp_path / "poison.tif", pixels)
     with pytest.raises(TilesFailed, match="poison"):
         run(make_job(path, model=Deadly()), tmp_path / "run", execution=Execution(tile=2), client=cluster)
     coverage = gpd.read_parquet(tmp_path / "run" / "coverage.parquet")
     failed = coverage[coverage.status == "failed"]
     assert len(failed) == 1  # the innocent are not blamed
-    assert failed.contains(shapely.Point(700_013.5 + 193 * 0.5, 620_007.0 - 154 * 0.5)).all()
+    assert failed.contains(shapely.Point(700_013.5 + 193 * 0.5, 620_007.0 - 174 * 0.5)).all()
     assert (coverage[coverage.status != "failed"].status == "done").all()
 
 

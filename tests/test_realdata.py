@@ -16,10 +16,11 @@ import pytest
 import shapely
 
 from benchmarks.regions import places, score_place
+from geoinfer.anywhere import detect
 from geoinfer.cluster import connect
 from geoinfer.job import Execution, make_job
 from geoinfer.model.predictor import Predictor, load_predictor
-from geoinfer.pipeline import detect, run
+from geoinfer.pipeline import run
 
 pytestmark = [pytest.mark.realdata, pytest.mark.timeout(900)]
 

@@ -12,8 +12,8 @@ import pytest
 
 from geoinfer.cli.main import main
 from geoinfer.cluster import connect
-from geoinfer.dispatch import STRIP_CORES, in_strips
 from geoinfer.errors import OutputError
+from geoinfer.grid import STRIP_CORES, in_strips
 from geoinfer.job import Execution, make_job
 from geoinfer.pipeline import run
 from geoinfer.trace import Stages, TraceFile, collect, span

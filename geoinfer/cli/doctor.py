@@ -13,7 +13,8 @@ from typing import Annotated, Any
 import typer
 
 import geoinfer
-from geoinfer.cli.printing import bytes_text, emit, emit_json, emit_pairs, redact
+from geoinfer.cli.printing import bytes_text, emit, emit_json, emit_pairs
+from geoinfer.remote.address import redact
 
 PACKAGES = (
     "torch", "numpy", "numba", "rasterio", "pyproj", "shapely", "geopandas", "pandas", "pyogrio", "pyarrow", "dask",

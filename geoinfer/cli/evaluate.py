@@ -149,7 +149,7 @@ def open_imagery(paths: list[Path] | None, output: Path | None) -> Source | None
     if output is None:
         raise ConfigError("--imagery: pictures are for the report; say where to write it with -o DIR")
     from geoinfer.imagery import open_raster
-    from geoinfer.imagery.grids import ground_pixel_size
+    from geoinfer.imagery.ground import ground_pixel_size
     from geoinfer.imagery.raster import inspect
 
     return open_raster([str(path) for path in paths], gsd=ground_pixel_size(inspect(paths[0])), core=_CORE)

@@ -10,7 +10,21 @@ from typing import Annotated
 import typer
 
 import geoinfer
-from geoinfer.cli import calibrate, compare, demo, doctor, evaluate, info, masks, models, results, run, train
+from geoinfer.cli import (
+    calibrate,
+    compare,
+    demo,
+    doctor,
+    evaluate,
+    info,
+    masks,
+    models,
+    results,
+    run,
+    search,
+    snapshot,
+    train,
+)
 from geoinfer.cli.argv import normalise
 from geoinfer.cli.printing import emit, fail, say
 from geoinfer.errors import GeoinferError
@@ -31,6 +45,8 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("plan")(run.plan)
 app.command("info")(info.info)
+app.command("search")(search.search)
+app.command("snapshot")(snapshot.snapshot)
 app.command("export")(results.export)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)

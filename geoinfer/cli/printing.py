@@ -7,20 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_SECRET = re.compile(
-    r"(?i)((?:sig|signature|token|key|password|secret|credential|x-amz-[a-z-]+|access_?key[a-z_]*)=)[^&\s;,'\"]+"
-)
-_USERINFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/@\s]+@")
-
-
-def redact(text: str) -> str:
-    """The text without what opens doors: signatures and tokens in addresses, names and passwords before a host."""
-    return _SECRET.sub(r"\1***", _USERINFO.sub(r"\1***@", text))
+from geoinfer.remote.address import redact
 
 
 def one_line(text: object) -> str:

@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from geoinfer.cli import flags
 from geoinfer.cli.interrupt import soft_stop
 from geoinfer.cli.printing import bytes_text, duration_text, emit_json, emit_pairs, say, warn
 from geoinfer.cli.progress import shown
@@ -25,175 +27,84 @@ if TYPE_CHECKING:
     from geoinfer.cli.options import RunOptions
     from geoinfer.job import Execution, Job
     from geoinfer.pipeline import Run
+    from geoinfer.zones import Zones
 
-WHAT, HOW, MANNERS = "What is found", "How it is worked through", "Manners"
-
-COARSE = 2.0
-"""Pixels this many times the model's show less than the model was made for."""
 ROUNDING = 1e-6
 """Share of a region that a bounding box in other coordinates may be off by."""
 MOST_WORKERS = 1024
 """No machine has more cores or GPUs that are worth a process each."""
 
-# All defaults are None: whether a flag was given decides if the environment or the file may speak. See `options`.
-Text = str | None
-
 
 def run(
     ctx: typer.Context,
-    source: Annotated[list[str] | None, typer.Argument(help="Raster, or several that share a coordinate system.")] = None,
-    output: Annotated[Text, typer.Option("-o", "--output", help="The run directory.", metavar="RUN")] = None,
-    model: Annotated[
-        Text, typer.Option("--model", help="A model's name or directory (default: buildings).", rich_help_panel=WHAT)
-    ] = None,
-    bbox: Annotated[
-        Text,
-        typer.Option("--bbox", help="Bounding box; four values do too.", metavar="W,S,E,N", rich_help_panel=WHAT),
-    ] = None,
-    bbox_crs: Annotated[
-        Text, typer.Option("--bbox-crs", help="Its coordinate system (default: EPSG:4326).", rich_help_panel=WHAT)
-    ] = None,
-    region: Annotated[
-        Text, typer.Option("--region", help="A file of polygons to stay inside.", rich_help_panel=WHAT)
-    ] = None,
-    crs: Annotated[Text, typer.Option("--crs", help="Of the output (default: the grid's).", rich_help_panel=WHAT)] = None,
-    mask: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--mask",
-            help="A mask layer: drop, keep, clip, flag or skip what a file covers; may stand several times, in order.",
-            metavar="FILE:key=value,...",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    calibrated: Annotated[
-        Text,
-        typer.Option(
-            "--calibrated",
-            help="Region of the model's card whose threshold and minimum area to use.",
-            metavar="REGION",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    threshold: Annotated[
-        Text,
-        typer.Option(
-            "--threshold", help="Probability from which a pixel is building (default: the model's).", rich_help_panel=WHAT
-        ),
-    ] = None,
-    min_area: Annotated[
-        Text,
-        typer.Option("--min-area", help="Smallest footprint (default: the model's).", metavar="M2", rich_help_panel=WHAT),
-    ] = None,
-    bands: Annotated[
-        Text, typer.Option("--bands", help="Band numbers in the model's order.", metavar="3,2,1", rich_help_panel=WHAT)
-    ] = None,
-    stretch: Annotated[
-        Text,
-        typer.Option(
-            "--stretch",
-            help="Values that become 0 and 255 (default: 2nd and 98th percentile).",
-            metavar="LO,HI",
-            rich_help_panel=WHAT,
-        ),
-    ] = None,
-    assume_crs: Annotated[
-        Text, typer.Option("--assume-crs", help="Coordinate system of imagery that names none.", rich_help_panel=WHAT)
-    ] = None,
-    precision: Annotated[
-        Text, typer.Option("--precision", help="auto, fp32, bf16 or fp16 (default: auto).", rich_help_panel=WHAT)
-    ] = None,
-    device: Annotated[
-        Text, typer.Option("--device", help="auto, cpu or cuda:N (default: auto).", rich_help_panel=HOW)
-    ] = None,
-    tile: Annotated[
-        Text, typer.Option("--tile", help="Cores on a side of a tile.", metavar="K", rich_help_panel=HOW)
-    ] = None,
-    batch_size: Annotated[
-        Text,
-        typer.Option(
-            "--batch-size", help="Chips a forward pass, or auto (default: auto).", metavar="N", rich_help_panel=HOW
-        ),
-    ] = None,
-    workers: Annotated[
-        Text,
-        typer.Option(
-            "--workers",
-            help="Processes (default: one a GPU; on a CPU 0, which works in this one).",
-            metavar="N",
-            rich_help_panel=HOW,
-        ),
-    ] = None,
-    threads: Annotated[
-        Text,
-        typer.Option(
-            "--threads",
-            help="Threads of the network in each process (default: one a core, one in a worker).",
-            metavar="N",
-            rich_help_panel=HOW,
-        ),
-    ] = None,
-    scheduler: Annotated[
-        Text, typer.Option("--scheduler", help="An existing Dask scheduler.", metavar="ADDR", rich_help_panel=HOW)
-    ] = None,
-    in_flight: Annotated[
-        Text, typer.Option("--in-flight", help="Most tiles handed out at once.", metavar="N", rich_help_panel=HOW)
-    ] = None,
-    on_error: Annotated[
-        Text, typer.Option("--on-error", help="fail: stop at the first failed tile; skip: go on.", rich_help_panel=HOW)
-    ] = None,
-    max_failed: Annotated[
-        Text,
-        typer.Option(
-            "--max-failed",
-            help="Share of failed tiles that still counts as done (default: 0).",
-            metavar="1%",
-            rich_help_panel=HOW,
-        ),
-    ] = None,
-    retries: Annotated[
-        Text,
-        typer.Option(
-            "--retries", help="More attempts after a failure that may pass (default: 3).", metavar="N", rich_help_panel=HOW
-        ),
-    ] = None,
-    mask_alarm: Annotated[
-        Text,
-        typer.Option(
-            "--mask-alarm",
-            help="Share of the footprints from which what a layer removes is an alarm (default: 20%).",
-            metavar="20%",
-            rich_help_panel=HOW,
-        ),
-    ] = None,
-    strict_masks: Annotated[
-        bool | None,
-        typer.Option("--strict-masks", help="End with status 5 on an alarm.", show_default=False, rich_help_panel=HOW),
-    ] = None,
-    trace: Annotated[
-        Text,
-        typer.Option(
-            "--trace",
-            help="Write what each thread did when, in Chrome's trace format.",
-            metavar="FILE",
-            rich_help_panel=MANNERS,
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool | None, typer.Option("-n", "--dry-run", help="Only say what it will take, as `plan`.", show_default=False)
-    ] = None,
-    overwrite: Annotated[
-        bool | None, typer.Option("--overwrite", help="Remove another job's run from RUN first.", show_default=False)
-    ] = None,
+    source: flags.Source = None,
+    output: flags.Output = None,
+    model: flags.Model = None,
+    bbox: flags.Bbox = None,
+    bbox_crs: flags.BboxCrs = None,
+    region: flags.Region = None,
+    place: flags.Place = None,
+    crs: flags.Crs = None,
+    mask: flags.Mask = None,
+    calibrated: flags.Calibrated = None,
+    threshold: flags.Threshold = None,
+    min_area: flags.MinArea = None,
+    bands: flags.Bands = None,
+    stretch: flags.Stretch = None,
+    scaling: flags.Scaling = None,
+    assume_crs: flags.AssumeCrs = None,
+    prefer: flags.Prefer = None,
+    no_overviews: flags.NoOverviews = None,
+    domain: flags.Domain = None,
+    strict_domain: flags.StrictDomain = None,
+    precision: flags.Precision = None,
+    collection: flags.Collection = None,
+    datetime: flags.Datetime = None,
+    query: flags.Query = None,
+    asset: flags.Asset = None,
+    max_items: flags.MaxItems = None,
+    zoom: flags.Zoom = None,
+    tile_rate: flags.TileRate = None,
+    tile_concurrency: flags.TileConcurrency = None,
+    tile_cache: flags.TileCache = None,
+    placeholder: flags.Placeholder = None,
+    wmts_layer: flags.WmtsLayer = None,
+    allow_host: flags.AllowHost = None,
+    allow_vrt: flags.AllowVrt = None,
+    aws_no_sign_requests: flags.NoSign = None,
+    aws_requester_pays: flags.RequesterPays = None,
+    sign: flags.Sign = None,
+    changed: flags.Changed = None,
+    device: flags.Device = None,
+    tile: flags.Tile = None,
+    batch_size: flags.BatchSize = None,
+    workers: flags.Workers = None,
+    threads: flags.Threads = None,
+    scheduler: flags.Scheduler = None,
+    in_flight: flags.InFlight = None,
+    on_error: flags.OnError = None,
+    max_failed: flags.MaxFailed = None,
+    retries: flags.Retries = None,
+    max_pixels: flags.MaxPixels = None,
+    price_gpu_hour: flags.PriceGpuHour = None,
+    mask_alarm: flags.MaskAlarm = None,
+    strict_masks: flags.StrictMasks = None,
+    update: flags.Update = None,
+    trace: flags.Trace = None,
+    dry_run: flags.DryRun = None,
+    overwrite: flags.Overwrite = None,
     config: Annotated[
         Path | None,
         typer.Option(
-            "--config", help="YAML file of these settings; flags win.", envvar="GEOINFER_CONFIG", rich_help_panel=MANNERS
+            "--config",
+            help="YAML file of these settings; flags win.",
+            envvar="GEOINFER_CONFIG",
+            rich_help_panel=flags.MANNERS,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.", rich_help_panel=MANNERS)] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No talk but errors.", rich_help_panel=MANNERS)] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="More talk.", rich_help_panel=MANNERS)] = False,
+    as_json: flags.AsJson = False,
+    quiet: flags.Quiet = False,
+    verbose: flags.Verbose = False,
 ) -> int:
     """Find buildings: start a run, or go on with the one in RUN.
 
@@ -212,19 +123,23 @@ def run(
 
 
 @functools.wraps(run)
-def plan(*args: Any, **flags: Any) -> int:
+def plan(*args: Any, **given: Any) -> int:
     """`run --dry-run`, under a name of its own."""
-    flags["ctx"].params["dry_run"] = True
-    return run(*args, **flags)
+    given["ctx"].params["dry_run"] = True
+    return run(*args, **given)
 
 
-plan.__doc__ = "Say what a run will take: tiles, pixels, bytes. Reads no pixels, writes nothing; takes the flags of `run`."
+plan.__doc__ = (
+    "Say what a run will take: tiles, pixels, bytes, requests, device time, cost. Reads no pixels, writes nothing; "
+    "takes the flags of `run`."
+)
 
 
-def _job(options: RunOptions) -> Job:
-    from geoinfer.job import make_job
+def _job(options: RunOptions, *, is_plan: bool = False) -> Job | Zones:
+    from geoinfer.anywhere import make_any_job
 
-    return make_job(
+    imagery = options.source_options()
+    return make_any_job(
         list(options.source),
         model=options.model,
         bbox=options.bbox,
@@ -235,9 +150,9 @@ def _job(options: RunOptions) -> Job:
         calibrated=options.calibrated,
         threshold=options.threshold,
         min_area=options.min_area,
-        bands=options.bands,
-        stretch=options.stretch,
-        assume_crs=options.assume_crs,
+        imagery=replace(imagery, open_headers=False) if is_plan else imagery,
+        places=options.place,
+        max_pixels=options.max_pixels,
         device=options.device,
         precision=options.precision,
     )
@@ -252,18 +167,25 @@ def _execution(options: RunOptions) -> Execution:
 
 
 def _plan(options: RunOptions, as_json: bool) -> int:
-    from geoinfer.job import plan as count
+    from geoinfer.anywhere import plan_any
 
-    planned = count(_job(options), _execution(options)).to_json()
+    job, execution = _job(options, is_plan=True), _execution(options)
+    planned = plan_any(job, execution, price_gpu_hour=options.price_gpu_hour).to_json()
     if as_json:
         emit_json(planned)
     else:
-        shown_as = {"read_bytes": bytes_text, "tile_bytes": bytes_text}
-        emit_pairs({name.replace("_", " "): shown_as.get(name, lambda v: v)(value) for name, value in planned.items()})
+        emit_pairs(
+            {
+                name.replace("_", " "): bytes_text(value) if name.endswith("_bytes") else value
+                for name, value in planned.items()
+            }
+        )
     return 0
 
 
 def _run(options: RunOptions, out: str, command: list[str], *, as_json: bool, quiet: bool, verbose: bool) -> int:
+    from geoinfer.imagery.locate import suspects
+
     since = time.monotonic()
     told: set[str] = set()
 
@@ -280,7 +202,7 @@ def _run(options: RunOptions, out: str, command: list[str], *, as_json: bool, qu
             say(f"geoinfer: {error}:")
             say(f"  {shlex.join(command)}")
             return stop.status
-    for text in alarms(finished.manifest):  # also those of a run that was found finished
+    for text in (*alarms(finished.manifest), *suspects(options.source)):  # also those of a run that was found finished
         alarm(text)
     if as_json:
         emit_json(summary(finished))
@@ -298,21 +220,32 @@ def _run(options: RunOptions, out: str, command: list[str], *, as_json: bool, qu
 def _work(
     options: RunOptions, out: str, stop: threading.Event, alarm: Callable[[str], None], *, quiet: bool, verbose: bool
 ) -> Run:
-    from geoinfer.pipeline import run as start
+    from geoinfer.anywhere import first_job, run_any, trusting
+    from geoinfer.region import parse_crs
 
     job, execution = _job(options), _execution(options)
-    tiles = count_up_to(job.tiles(execution.tile), MOST_WORKERS)
+    first = first_job(job)
+    tiles = count_up_to(first.tiles(execution.tile), MOST_WORKERS)
     if verbose:
-        say(f"{job.spec.name} {job.spec.version} on {job.device} in {job.precision}, tiles of {execution.tile} cores a side")
+        say(
+            f"{first.spec.name} {first.spec.version} on {first.device} in {first.precision}, "
+            f"tiles of {execution.tile} cores a side"
+        )
+    job, unlike = trusting(job, "refuse" if options.strict_domain else options.domain)
+    for text in unlike:
+        warn(text)
+    for text in getattr(first.source, "remarks", ()):
+        alarm(text)
     if not quiet:
         for note in notes(job):
             say(f"geoinfer: {note}")
-    with _client(options, job.device, tiles) as client, shown(quiet) as show:
+    with _client(options, first.device, tiles) as client, shown(quiet) as show:
         if verbose and client is not None:
             say(f"{sum(client.nthreads().values())} worker threads, scheduler {client.scheduler.address}")
-        return start(
+        return run_any(
             job,
             out,
+            crs=None if options.crs is None else parse_crs(options.crs),
             execution=execution,
             client=client,
             overwrite=options.overwrite,
@@ -320,6 +253,7 @@ def _work(
             stop=stop,
             warn=alarm,
             trace=options.trace,
+            update=options.update,
         )
 
 
@@ -350,13 +284,13 @@ def _usual_workers(device: str) -> int:
     return default_workers(device)
 
 
-def notes(job: Job) -> Iterator[str]:
+def notes(job: Job | Zones) -> Iterator[str]:
     """What a user should know of a job before it starts, one line each."""
-    covers, size = job.region.covers, job.source.describe().get("gsd")
-    if covers < 1 - ROUNDING:
-        yield f"{100 * covers:.3g} % of the region lies within the imagery; outside it nobody looks"
-    if isinstance(size, float) and size > COARSE * job.spec.gsd:
-        yield f"the imagery has pixels of {size:.3g} m, model {job.spec.name} is made for {job.spec.gsd:g} m: expect little"
+    from geoinfer.anywhere import covers
+
+    share = covers(job)
+    if share < 1 - ROUNDING:
+        yield f"{100 * share:.3g} % of the region lies within the imagery; outside it nobody looks"
 
 
 def count_up_to(items: Iterator[object], most: int) -> int:

@@ -7,18 +7,20 @@ make a square or a strip that is worth a call of GDAL. Granules lie on a lattice
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from geoinfer.errors import SourceError
 from geoinfer.grid import Window
 from geoinfer.imagery.cache import Cache
-from geoinfer.imagery.decode import decode
+from geoinfer.imagery.decode import DamagedError, decode, ranges_under
 from geoinfer.imagery.raster import RasterFile, check_unchanged, environment
+from geoinfer.imagery.stored import Pieces, hold, hold_more
+from geoinfer.remote.client import join_ranges
 
 _SMALLEST_SIDE = 256
 """Smaller blocks are decoded together, pixels: below, a call of GDAL costs more than it decodes."""
@@ -55,6 +57,7 @@ def set_capacity(capacity: int = _CAPACITY) -> None:
 def make_room(threads: int) -> None:
     """Let so many threads read tiles side by side; forgets nothing."""
     _BLOCKS.grow(_CAPACITY + max(0, threads - 2) * _BYTES_A_THREAD)
+    hold_more(threads)
 
 
 def remembered() -> int:
@@ -83,10 +86,11 @@ def read_into(file: RasterFile, window: Window, pixels: NDArray[Any]) -> Valid:
     """`read_window` into an array of the caller's, which may be a view of a larger one."""
     check_unchanged(file)
     valid: Valid = None
+    held = _fetch(file, [window])
     with environment():
         for granule in _granules(file, window):
             part = window.intersection(granule)
-            frame, (source, known) = _find(file, granule, part)
+            frame, (source, known) = _find(file, granule, part, held.get(granule))
             there, here = part.slices_in(window), part.slices_in(frame)
             pixels[:, *there] = source[:, *here]
             if known is not None and not known[here].all():
@@ -96,6 +100,38 @@ def read_into(file: RasterFile, window: Window, pixels: NDArray[Any]) -> Valid:
     return valid
 
 
+def prefetch(file: RasterFile, windows: Sequence[Window]) -> None:
+    """Fetch what windows of a remote raster take and nobody has, all of it side by side: reading them need not wait then.
+
+    Raises:
+        SourceError: The file changed.
+        RemoteError: A server gave up.
+    """
+    if file.remote is not None or file.service is not None:
+        _fetch(file, windows)
+
+
+def planned_ranges(file: RasterFile, window: Window) -> list[tuple[int, int]]:
+    """(start, stop) of the requests that fetch a window in one go; of a local file the reads.
+
+    For a raster that was never opened (`is_assumed`) a guess: as many bytes as its share of the file's pixels.
+    """
+    part = window.intersection(file.window)
+    if part.is_empty:
+        return []
+    if file.service is not None:
+        from geoinfer.imagery import tiles
+
+        return tiles.planned(file, part)
+    rows, cols = granule_of(file)
+    top, left = part.row - part.row % rows, part.col - part.col % cols
+    whole = Window(top, left, -(-part.stop_row // rows) * rows - top, -(-part.stop_col // cols) * cols - left)
+    whole = whole.intersection(file.window)
+    if file.is_assumed:
+        return _guess(file, whole)
+    return join_ranges([(start, min(stop, file.size)) for start, stop in ranges_under(file, whole) if start < file.size])
+
+
 def forget(file: RasterFile, window: Window) -> None:
     """Make room: nobody will read what lies wholly inside a window of the raster again."""
     inside = (granule for granule in _granules(file, window) if granule.intersection(window) == granule)
@@ -103,7 +139,7 @@ def forget(file: RasterFile, window: Window) -> None:
 
 
 def _key(file: RasterFile, granule: Window) -> tuple[Any, ...]:
-    return file.path, file.size, file.mtime_ns, file.bands, granule.row, granule.col
+    return *file.identity, granule.row, granule.col
 
 
 def granule_of(file: RasterFile) -> tuple[int, int]:
@@ -123,11 +159,29 @@ def _granules(file: RasterFile, window: Window) -> Iterator[Window]:
             yield Window(row, col, rows, cols).intersection(file.window)
 
 
-def _find(file: RasterFile, granule: Window, part: Window) -> tuple[Window, _Block]:
+def _fetch(file: RasterFile, windows: Sequence[Window]) -> dict[Window, Pieces]:
+    """The bytes of those granules under windows that are not decoded, where the raster is remote."""
+    if file.remote is None and file.service is None:
+        return {}
+    by_key = {_key(file, granule): granule for window in windows for granule in _granules(file, window)}
+    lacking = [by_key[key] for key in _BLOCKS.missing(by_key)]
+    if file.service is not None:
+        from geoinfer.imagery import tiles
+
+        tiles.prefetch(file, lacking)
+        return {}
+    try:
+        pieces = hold(file.stored, [(granule, ranges_under(file, granule)) for granule in lacking])
+    except DamagedError:  # tables that were garbled: each granule tries again by itself
+        return {}
+    return dict(zip(lacking, pieces, strict=True))
+
+
+def _find(file: RasterFile, granule: Window, part: Window, pieces: Pieces | None) -> tuple[Window, _Block]:
     """A granule, or only the file's blocks under a part of it where others are damaged; and the window of what is given."""
     try:
-        return granule, _BLOCKS.get(_key(file, granule), partial(decode, file, granule))
-    except SourceError:
+        return granule, _BLOCKS.get(_key(file, granule), partial(decode, file, granule, pieces))
+    except DamagedError:
         rows, cols = file.block
         top, left = part.row - part.row % rows, part.col - part.col % cols
         bottom, right = -(-part.stop_row // rows) * rows, -(-part.stop_col // cols) * cols
@@ -135,3 +189,13 @@ def _find(file: RasterFile, granule: Window, part: Window) -> tuple[Window, _Blo
         if needed == granule:
             raise
     return needed, decode(file, needed)
+
+
+def _guess(file: RasterFile, window: Window) -> list[tuple[int, int]]:
+    """A run of bytes for each row of blocks under a window, by its share of the pixels."""
+    rows = file.block[0]
+    share = file.size / max(1, file.height * file.width)
+    tops = range(window.row, window.stop_row, rows)
+    sizes = [int(min(rows, window.stop_row - top) * window.width * share) for top in tops]
+    starts = [math.ceil(top * file.width * share) for top in tops]
+    return join_ranges([(start, start + size) for start, size in zip(starts, sizes, strict=True)])

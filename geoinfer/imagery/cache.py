@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from copy import copy
+from functools import partial
 from typing import Generic, TypeVar
 
 _Key = TypeVar("_Key", bound=Hashable)
@@ -79,6 +80,63 @@ class Cache(Generic[_Key, _Value]):
         mine.set_result(value)
         return value
 
+    def get_all(self, keys: Sequence[_Key], make: Callable[[list[_Key]], Sequence[_Value]]) -> list[_Value]:
+        """The values of several keys, those that nobody has or makes made together by one call outside the lock.
+
+        All of them are made before any that others make is waited for, so two threads cannot wait for each other.
+
+        Raises:
+            Exception: What `make` raises, in each thread that waits for one of its values.
+        """
+        found: dict[_Key, _Value] = {}
+        mine: dict[_Key, Future[_Value]] = {}
+        with self._lock:
+            for key in keys:
+                if key in self._values:
+                    self._values.move_to_end(key)
+                    found[key] = self._values[key]
+                elif key not in self._making and key not in mine:
+                    mine[key] = Future()
+            self._making.update(mine)
+        if mine:
+            try:
+                made = make(list(mine))
+            except BaseException as error:
+                with self._lock:
+                    for key in mine:
+                        del self._making[key]
+                for future in mine.values():
+                    if isinstance(error, Exception):
+                        future.set_exception(error)
+                    else:
+                        future.cancel()
+                raise
+            with self._lock:
+                for key, value in zip(mine, made, strict=True):
+                    del self._making[key]
+                    self._keep(key, value)
+                    found[key] = value
+            for key, future in mine.items():
+                future.set_result(found[key])
+        return [found[key] if key in found else self.get(key, partial(_make_one, make, key)) for key in keys]
+
+    def missing(self, keys: Iterable[_Key]) -> list[_Key]:
+        """Those that are neither kept nor being made, at this moment."""
+        with self._lock:
+            return [key for key in keys if key not in self._values and key not in self._making]
+
+    def put(self, key: _Key, value: _Value) -> None:
+        """Keep a value that was made elsewhere, in place of what was kept."""
+        self.drop([key])
+        with self._lock:
+            self._keep(key, value)
+
+    def discard(self, is_stale: Callable[[_Key], bool]) -> None:
+        """Forget the values of all keys of which something is true."""
+        with self._lock:
+            stale = [key for key in self._values if is_stale(key)]
+        self.drop(stale)
+
     def resize(self, capacity: int) -> None:
         """Another capacity, bytes; forgets everything."""
         with self._lock:
@@ -105,3 +163,7 @@ class Cache(Generic[_Key, _Value]):
             self._size += size
         while self._size > self._capacity and len(self._values) > 1:
             self._size -= self._size_of(self._values.popitem(last=False)[1])
+
+
+def _make_one(make: Callable[[list[_Key]], Sequence[_Value]], key: _Key) -> _Value:
+    return make([key])[0]

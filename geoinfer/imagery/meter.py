@@ -1,9 +1,11 @@
-"""How much of the imagery was decoded, by thread: counters that only grow, so that whoever reads takes differences."""
+"""How much of the imagery was decoded and fetched, by thread: counters that only grow; who reads takes differences."""
 
 from __future__ import annotations
 
 import threading
 from typing import NamedTuple
+
+from geoinfer.remote.meter import sent
 
 
 class Decoded(NamedTuple):
@@ -15,6 +17,12 @@ class Decoded(NamedTuple):
     """What these took in the files."""
     headers: int = 0
     """Files opened."""
+    requests: int = 0
+    """Sent over networks for it."""
+    fetched_bytes: int = 0
+    """Received over networks."""
+    retries: int = 0
+    """Requests sent again."""
 
 
 class _Count(threading.local):
@@ -26,7 +34,7 @@ _COUNT = _Count()
 
 def decoded() -> Decoded:
     """By this thread so far."""
-    return _COUNT.so_far
+    return Decoded(*_COUNT.so_far[:3], *sent())
 
 
 def count_decoded(pixels: int = 0, bytes: int = 0, headers: int = 0) -> None:  # what it is

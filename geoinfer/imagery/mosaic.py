@@ -1,71 +1,62 @@
-"""Rasters as one source: the first valid pixel wins, in the order given. The order moves neither grid nor lattice."""
+"""Rasters as one source: the first valid pixel wins, in order of priority. The order moves neither grid nor lattice.
+
+Any number of rasters: a read looks only at those that meet its window, and of one that lies beneath others only at what
+these left open.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from pyproj import CRS, Transformer
+from pyproj import CRS
 
 from geoinfer.errors import ConfigError, SourceError
 from geoinfer.grid import Grid, Window
-from geoinfer.imagery.blocks import Valid, forget, read_into, read_window
-from geoinfer.imagery.grids import Placement, bounds_of, ground_pixel_size, label_of, place
-from geoinfer.imagery.raster import RasterFile, hash_file, inspect
-from geoinfer.imagery.source import FILL, Image, all_valid
-from geoinfer.imagery.stretch import Stretch, estimate_stretch
-from geoinfer.imagery.warp import RESAMPLER, RESAMPLING, WarpedRaster, block_cache, warp_onto
+from geoinfer.imagery.about import describe_source, snapshot_of
+from geoinfer.imagery.blocks import Valid
+from geoinfer.imagery.grids import Placement, place
+from geoinfer.imagery.ground import label_of
+from geoinfer.imagery.native import NativeRaster
+from geoinfer.imagery.options import Prefer, SourceOptions
+from geoinfer.imagery.order import LeftOut, open_headers, preferred, with_shared_crs
+from geoinfer.imagery.overviews import best_overview
+from geoinfer.imagery.raster import RasterFile
+from geoinfer.imagery.scene import Scene
+from geoinfer.imagery.source import FILL, Image, Origin, all_valid
+from geoinfer.imagery.stretch import stretch_of
+from geoinfer.imagery.warp import RESAMPLING, WarpedRaster, block_cache, warp_onto
 
 PathLike = str | os.PathLike[str]
-
-
-@dataclass(frozen=True, slots=True)
-class NativeRaster:
-    """A raster whose pixels are the grid's: reading is copying."""
-
-    file: RasterFile
-    stretch: Stretch | None
-    """None for uint8 as it is."""
-    window: Window
-    """Its pixels, in the grid."""
-
-    def read_into(self, window: Window, pixels: NDArray[np.uint8]) -> Valid:
-        """Write the pixels of a window within `self.window`, `FILL` where invalid; which are valid, None where all are."""
-        stored, south_up = self._stored(window), self.file.transform.e > 0
-        target = pixels[:, ::-1] if south_up else pixels
-        if self.stretch is None:
-            valid = read_into(self.file, stored, target)
-        else:
-            values, valid = read_window(self.file, stored)
-            self.stretch.apply(values, target)
-        if valid is not None:
-            np.copyto(target, FILL, where=~valid)
-        return valid[::-1] if valid is not None and south_up else valid
-
-    def forget(self, window: Window) -> None:
-        """Drop the decoded blocks wholly inside a window within `self.window`."""
-        if not window.is_empty:
-            forget(self.file, self._stored(window))
-
-    def _stored(self, window: Window) -> Window:
-        """The same pixels in the file."""
-        row, col = window.row - self.window.row, window.col - self.window.col
-        if self.file.transform.e > 0:  # south up
-            row = self.file.height - row - window.height
-        return Window(row, col, window.height, window.width)
+NOWHERE = -1
+"""Origin of a pixel that no raster covers."""
 
 
 @dataclass(frozen=True, slots=True)
 class RasterSource:
-    """One or several GeoTIFFs on a model's grid: a `Source`."""
+    """One or several rasters on a model's grid: a `Source`."""
 
     placement: Placement
     rasters: tuple[NativeRaster | WarpedRaster, ...]
     """In order of priority."""
     resampling: str
+    prefer: Prefer = "given"
+    """What put them in that order."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Rasters that were named and could not be opened."""
+    _edges: NDArray[np.int64] = field(init=False, compare=False, repr=False)
+    """(N, 4) row, col, stop_row, stop_col of each raster's window."""
+    remarks: tuple[str, ...] = ()
+    """What a user should know of how it was found: items left out, rasters that changed since their snapshot. Enters no
+    fingerprint."""
+
+    def __post_init__(self) -> None:
+        windows = [raster.window for raster in self.rasters]
+        edges = np.array([(w.row, w.col, w.stop_row, w.stop_col) for w in windows], np.int64).reshape(-1, 4)
+        object.__setattr__(self, "_edges", edges)
 
     def __repr__(self) -> str:
         names = ", ".join(raster.file.name for raster in self.rasters[:3]) + ", ..." * (len(self.rasters) > 3)
@@ -88,10 +79,17 @@ class RasterSource:
     @property
     def bounds(self) -> tuple[float, float, float, float]:
         """(minx, miny, maxx, maxy) of the imagery, in whole pixels, in the grid's coordinate system."""
-        windows = self.placement.windows
-        row, col = min(w.row for w in windows), min(w.col for w in windows)
-        stop_row, stop_col = max(w.stop_row for w in windows), max(w.stop_col for w in windows)
+        row, col = self._edges[:, :2].min(axis=0).tolist()
+        stop_row, stop_col = self._edges[:, 2:].max(axis=0).tolist()
         return self.grid.bounds(Window(row, col, stop_row - row, stop_col - col))
+
+    def meeting(self, window: Window) -> list[int]:
+        """Numbers of the rasters whose windows share a pixel with a window, in order of priority."""
+        if window.is_empty:
+            return []
+        row, col, stop_row, stop_col = self._edges.T
+        meets = (row < window.stop_row) & (stop_row > window.row) & (col < window.stop_col) & (stop_col > window.col)
+        return [int(number) for number in np.flatnonzero(meets)]
 
     def read(self, window: Window, out: NDArray[np.uint8] | None = None) -> Image:
         """The pixels of any window; what no raster covers is invalid and holds `FILL`.
@@ -103,82 +101,126 @@ class RasterSource:
         Raises:
             SourceError: Blocks under the window are damaged.
         """
-        pixels = np.empty((self.bands, window.height, window.width), np.uint8) if out is None else out
+        shape = window.height, window.width
+        pixels = np.empty((self.bands, *shape), np.uint8) if out is None else out
+        origin: NDArray[np.int32] | None = None
         valid: Valid = None
-        for raster in self.rasters:
+        for number in self.meeting(window):
+            raster = self.rasters[number]
             part = window.intersection(raster.window)
-            if part.is_empty:
-                continue
-            here = part.slices_in(window)
             if valid is None:
+                here = part.slices_in(window)
                 found = raster.read_into(part, pixels[:, *here])
                 if part == window and found is None:
-                    return Image(pixels, all_valid(window.height, window.width))
+                    return Image(pixels, all_valid(*shape), self._origin_everywhere(number, shape))
                 _fill_around(pixels, *here)
-                valid = np.zeros(pixels.shape[1:], np.bool_)
+                valid = np.zeros(shape, np.bool_)
                 valid[here] = True if found is None else found
-            elif not valid[here].all():  # a raster named earlier comes first
-                layer = np.empty((self.bands, part.height, part.width), np.uint8)
-                found = raster.read_into(part, layer)
-                fresh = ~valid[here] if found is None else found & ~valid[here]
-                np.copyto(pixels[:, *here], layer, where=fresh)
-                valid[here] |= fresh
+                origin = self._origins_of(valid, number)
+                continue
+            part = _open_part(part, window, valid)
+            if part.is_empty:  # rasters before it cover all of it
+                continue
+            here = part.slices_in(window)
+            layer = np.empty((self.bands, part.height, part.width), np.uint8)
+            found = raster.read_into(part, layer)
+            fresh = ~valid[here] if found is None else found & ~valid[here]
+            np.copyto(pixels[:, *here], layer, where=fresh)
+            valid[here] |= fresh
+            if origin is not None:
+                origin[here][fresh] = number
         if valid is None:
             pixels.fill(FILL)
-            valid = np.zeros(pixels.shape[1:], np.bool_)
-        return Image(pixels, valid)
+            return Image(pixels, np.zeros(shape, np.bool_), self._origin_everywhere(NOWHERE, shape))
+        return Image(pixels, valid, origin)
+
+    def _origin_everywhere(self, number: int, shape: tuple[int, int]) -> NDArray[np.int32] | None:
+        return None if len(self.rasters) == 1 else np.broadcast_to(np.int32(number), shape)
+
+    def _origins_of(self, valid: NDArray[np.bool_], number: int) -> NDArray[np.int32] | None:
+        return None if len(self.rasters) == 1 else np.where(valid, np.int32(number), np.int32(NOWHERE))
 
     def forget(self, window: Window) -> None:
         """Make room: what lies wholly inside a window will not be read again."""
-        for raster in self.rasters:
+        for number in self.meeting(window):
+            raster = self.rasters[number]
             raster.forget(window.intersection(raster.window))
 
-    def snapshot(self) -> list[dict[str, object]]:
-        """What identifies the pixels, per file in order of priority: content, and how it is read."""
-        return [
-            {
-                "name": raster.file.name,
-                "size": raster.file.size,
-                "sha256": hash_file(raster.file),
-                "crs": _crs_text(raster.file.crs),
-                "bands": list(raster.file.bands),
-                "stretch": None if raster.stretch is None else [list(pair) for pair in raster.stretch.limits],
-                "resampling": None if self.placement.native else self.resampling,
-                **({} if self.placement.native else {"resampler": RESAMPLER}),
-            }
-            for raster in self.rasters
-        ]
+    def origins(self) -> list[Origin]:
+        """What footprints say of each raster, in order of priority."""
+        return [_origin_of(raster.file) for raster in self.rasters]
+
+    def snapshot(self, window: Window | None = None) -> list[dict[str, object]]:
+        """What identifies the pixels, per raster in order of priority: content, and how it is read.
+
+        Args:
+            window: In the grid: only the rasters that meet it; all where None.
+        """
+        numbers = range(len(self.rasters)) if window is None else self.meeting(window)
+        resampling = None if self.placement.native else self.resampling
+        return [snapshot_of(self.rasters[number], resampling) for number in numbers]
 
     def describe(self) -> dict[str, object]:
-        """What a person wants to know: the first raster's facts, the whole extent, and each file."""
-        first = self.rasters[0]
-        return {
-            "path": [raster.file.path for raster in self.rasters],
-            "crs": _crs_text(first.file.crs),
-            "gsd": min(ground_pixel_size(raster.file) for raster in self.rasters),
-            "bands": self.bands,
-            "dtype": first.file.dtype,
-            "nodata": first.file.nodata[0],
-            "bounds": _union_bounds(self.rasters),
-            "bounds_lonlat": self._bounds_lonlat(),
-            "datetime": min((r.file.datetime for r in self.rasters if r.file.datetime is not None), default=None),
-            "stretch": None if first.stretch is None else [list(pair) for pair in first.stretch.limits],
-            "native": self.placement.native,
-            "resampling": None if self.placement.native else self.resampling,
-            "grid": {
-                "crs": _crs_text(self.grid.crs),
-                "pixel_size": self.grid.pixel_size,
-                "height": self.grid.height,
-                "width": self.grid.width,
-                "bounds": self.bounds,
-            },
-            "files": [_describe_file(raster.file) for raster in self.rasters],
-        }
+        """What a person wants to know: the first raster's facts, the whole extent, and the first of the files."""
+        return describe_source(self)
 
-    def _bounds_lonlat(self) -> tuple[float, float, float, float]:
-        """West > east across the antimeridian."""
-        west, south, east, north = Transformer.from_crs(self.grid.crs, 4326, always_xy=True).transform_bounds(*self.bounds)
-        return west, south, east, north
+
+def open_scenes(
+    scenes: Sequence[Scene], options: SourceOptions, *, gsd: float, core: int, crs: CRS | None = None
+) -> RasterSource:
+    """Open scenes as one source on a model's grid. Reads headers, and a bounded sample where a stretch must be found.
+
+    Args:
+        scenes: In the order given; in any coordinate systems, with pixels of any size.
+        options: Every setting of a source.
+        gsd: The model's ground sample distance, metres.
+        core: Step of the model's lattice, pixels.
+        crs: Coordinate system of the grid, chosen by the imagery where None; rasters are cut to what it can show.
+
+    Raises:
+        ConfigError: A setting that cannot work.
+        SourceError: A raster that cannot be used, or rasters that do not go together.
+        SafetyError: A raster that could do harm, or that may not be reached.
+        RemoteError: A remote gave up.
+        TooWideError: No single grid can hold it.
+    """
+    _check(options, gsd, core)
+    if not scenes:
+        raise ConfigError("no imagery: name at least one GeoTIFF")
+    files, left_out = open_headers(scenes, options)
+    return open_files(files, options, gsd=gsd, core=core, crs=crs, left_out=left_out)
+
+
+def open_files(
+    files: Sequence[RasterFile],
+    options: SourceOptions,
+    *,
+    gsd: float,
+    core: int,
+    crs: CRS | None = None,
+    left_out: tuple[LeftOut, ...] = (),
+) -> RasterSource:
+    """Rasters whose headers are known as one source; arguments and errors as for `open_scenes`."""
+    _check(options, gsd, core)
+    ordered = preferred(with_shared_crs(files), options.prefer)
+    if options.overviews:
+        ordered = [best_overview(file, gsd) for file in ordered]
+    _check_bands(ordered)
+    placement = place(ordered, gsd, core, crs)
+    stretches = stretch_of(ordered, options)
+    resampling, prefer = options.resampling, options.prefer
+    rasters: tuple[NativeRaster | WarpedRaster, ...]
+    if placement.native:
+        rasters = tuple(map(NativeRaster, ordered, stretches, placement.windows))
+    else:
+        cache = block_cache()
+        shown = [part for part in zip(ordered, placement.windows, stretches, strict=True) if not part[1].is_empty]
+        rasters = tuple(
+            warp_onto(placement.grid, file, window, stretch, resampling, index, cache)
+            for index, (file, window, stretch) in enumerate(shown)
+        )
+        placement = Placement(placement.grid, False, tuple(window for _, window, _ in shown))
+    return RasterSource(placement, rasters, resampling, prefer, left_out)
 
 
 def open_raster(
@@ -191,10 +233,10 @@ def open_raster(
     resampling: str = "bilinear",
     assume_crs: str | CRS | None = None,
 ) -> RasterSource:
-    """Open GeoTIFFs as a source on a model's grid. Reads headers, and a bounded sample where a stretch must be found.
+    """Open local GeoTIFFs as a source on a model's grid: `open_scenes` for files.
 
     Args:
-        path_or_paths: One local GeoTIFF or several in order of priority, which share a coordinate system.
+        path_or_paths: One local GeoTIFF or several in order of priority.
         gsd: The model's ground sample distance, metres.
         core: Step of the model's lattice, pixels.
         bands: Which bands to read, counted from 1; default red, green, blue by colour interpretation, else 1, 2, 3.
@@ -208,26 +250,45 @@ def open_raster(
         SafetyError: A file that could do harm.
         ConfigError: A setting that cannot work.
     """
+    options = SourceOptions(bands=bands, stretch=stretch, resampling=resampling, assume_crs=assume_crs)
+    paths = [path_or_paths] if isinstance(path_or_paths, str | os.PathLike) else list(path_or_paths)
+    return open_scenes([Scene(os.fspath(path)) for path in paths], options, gsd=gsd, core=core)
+
+
+def _origin_of(file: RasterFile) -> Origin:
+    item = file.scene.item if file.scene is not None else None
+    return Origin(item or file.name, file.datetime)
+
+
+def _check(options: SourceOptions, gsd: float, core: int) -> None:
     if not (np.isfinite(gsd) and gsd > 0):
         raise ConfigError(f"gsd {gsd}: must be a positive number of metres")
     if core < 1:
         raise ConfigError(f"core {core}: must be at least 1 px")
-    if resampling not in RESAMPLING:
-        raise ConfigError(f"resampling {resampling!r}: not one of {', '.join(RESAMPLING)}")
-    paths = [path_or_paths] if isinstance(path_or_paths, str | os.PathLike) else list(path_or_paths)
-    if not paths:
-        raise ConfigError("no imagery: name at least one GeoTIFF")
-    files = [inspect(path, bands, assume_crs) for path in paths]
-    placement = place(files, gsd, core)
-    limits = _stretch_of(files, stretch)
-    if placement.native:
-        return RasterSource(placement, tuple(map(NativeRaster, files, [limits] * len(files), placement.windows)), resampling)
-    cache = block_cache()
-    rasters = tuple(
-        warp_onto(placement.grid, file, window, limits, resampling, index, cache)
-        for index, (file, window) in enumerate(zip(files, placement.windows, strict=True))
+    if options.resampling not in RESAMPLING:
+        raise ConfigError(f"resampling {options.resampling!r}: not one of {', '.join(RESAMPLING)}")
+
+
+def _check_bands(files: Sequence[RasterFile]) -> None:
+    counts = {len(file.bands): file.name for file in files}
+    if len(counts) > 1:
+        listed = ", ".join(f"{name} {count}" for count, name in counts.items())
+        raise SourceError(f"rasters with different numbers of bands to read ({listed}): say which with bands= (--bands)")
+
+
+def _open_part(part: Window, window: Window, valid: NDArray[np.bool_]) -> Window:
+    """The smallest window that holds the pixels of a part that are not valid yet."""
+    rows, cols = part.slices_in(window)
+    is_open = ~valid[rows, cols]
+    down, across = np.flatnonzero(is_open.any(axis=1)), np.flatnonzero(is_open.any(axis=0))
+    if not len(down):
+        return Window(part.row, part.col, 0, 0)
+    return Window(
+        part.row + int(down[0]),
+        part.col + int(across[0]),
+        int(down[-1] - down[0]) + 1,
+        int(across[-1] - across[0]) + 1,
     )
-    return RasterSource(placement, rasters, resampling)
 
 
 def _fill_around(pixels: NDArray[np.uint8], rows: slice, cols: slice) -> None:
@@ -236,43 +297,3 @@ def _fill_around(pixels: NDArray[np.uint8], rows: slice, cols: slice) -> None:
     pixels[:, rows.stop :] = FILL
     pixels[:, rows, : cols.start] = FILL
     pixels[:, rows, cols.stop :] = FILL
-
-
-def _stretch_of(files: Sequence[RasterFile], stretch: tuple[float, float] | None) -> Stretch | None:
-    """One stretch for all rasters: neighbours must not differ in brightness."""
-    kinds = {file.dtype: file.name for file in files}
-    if stretch is not None:
-        return Stretch((stretch,) * len(files[0].bands))
-    if len(kinds) > 1:
-        listed = ", ".join(f"{name} {kind}" for kind, name in kinds.items())
-        raise SourceError(f"rasters of different types ({listed}) have no common stretch; give one with stretch=")
-    return None if "uint8" in kinds else estimate_stretch(files)
-
-
-def _union_bounds(rasters: Sequence[NativeRaster | WarpedRaster]) -> tuple[float, float, float, float]:
-    left, bottom, right, top = zip(*(bounds_of(raster.file) for raster in rasters), strict=True)
-    return min(left), min(bottom), max(right), max(top)
-
-
-def _describe_file(file: RasterFile) -> dict[str, object]:
-    return {
-        "name": file.name,
-        "size": file.size,
-        "height": file.height,
-        "width": file.width,
-        "count": file.count,
-        "bands": list(file.bands),
-        "dtype": file.dtype,
-        "validity": file.validity,
-        "nodata": list(file.nodata),
-        "transform": list(file.transform[:6]),
-        "gsd": ground_pixel_size(file),
-        "bounds": bounds_of(file),
-        "datetime": file.datetime,
-    }
-
-
-def _crs_text(crs: CRS) -> str:
-    """`EPSG:code` where there is one, else WKT."""
-    code = crs.to_epsg()
-    return f"EPSG:{code}" if code is not None else crs.to_wkt()

@@ -1,59 +1,72 @@
-"""One GeoTIFF: its header as a value, and a handle on it for each thread. Knows no grid and no model.
+"""One raster: its header as a value, and a handle on it for each thread. Knows no grid and no model.
 
 Everything that the header decides is read once, by `inspect`; workers get the value and open the file again, one handle a
 thread. Files beside the raster (.aux.xml, .msk, .ovr, .tfw) are ignored: no snapshot has them, so they may change nothing.
+Where a raster lies makes no difference to its pixels: `stored` has its bytes, `opener` gives them to GDAL.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-import rasterio
 from affine import Affine
 from pyproj import CRS
-from pyproj.exceptions import CRSError
-from rasterio.enums import ColorInterp, Interleaving, MaskFlags
+from rasterio.enums import Interleaving, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
-from geoinfer.errors import ConfigError, SafetyError, SourceError
+from geoinfer.errors import SourceError
 from geoinfer.grid import Window
-from geoinfer.imagery.hashes import remembered
+from geoinfer.imagery.hashes import hash_stored
+from geoinfer.imagery.header import (
+    alpha_of,
+    check_sizes,
+    choose_bands,
+    crs_of,
+    datetime_of,
+    dtype_of,
+    horizontal,
+    nodata_of,
+    overview_sizes,
+    transform_of,
+)
 from geoinfer.imagery.meter import count_decoded
-from geoinfer.imagery.safety import MAX_BANDS, MAX_BLOCK_BYTES, check_file
+from geoinfer.imagery.opener import environment, open_dataset, reason_of
+from geoinfer.imagery.safety import UnreadableError, address_of, check_local, check_magic, check_tables
+from geoinfer.imagery.scene import Header, Scene
+from geoinfer.imagery.stored import HEAD_BYTES, Stored, directories, forget, keep_head
+from geoinfer.imagery.tiff import DamagedTable, overviews_of
+from geoinfer.remote.access import DEFAULT, Access
+from geoinfer.remote.address import basename, is_remote, shown, typed_hosts
+from geoinfer.remote.client import RemoteFile, open_file
 
-_ENVIRONMENT: dict[str, Any] = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_PAM_ENABLED": "NO",
-    "GDAL_CACHEMAX": 16 * 2**20,  # bytes; small, since `blocks` remembers what was decoded
-    "GTIFF_POINT_GEO_IGNORE": "NO",
-}
+__all__ = [
+    "RasterFile", "at_overview", "check_unchanged", "close_handle", "environment", "handle", "hash_file", "inspect",
+    "reason_of", "verify_content", "version_of",
+]  # fmt: skip
+
 _MAX_HANDLES = 32
-_RED_GREEN_BLUE = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+_ASSUMED_BLOCK = 512
 
 
 @dataclass(frozen=True, slots=True)
 class RasterFile:
-    """The header of a GeoTIFF, as far as reading it goes. Holds no handle."""
+    """The header of a raster, as far as reading it goes. Holds no handle."""
 
-    path: str
-    """Absolute."""
+    path: str = field(repr=False)
+    """Absolute, or an address, which may hold a signature: messages show `shown`."""
     size: int
     """Bytes."""
     mtime_ns: int
-    """Time of the last change: with `size`, how a file replaced during a run is noticed. Enters no fingerprint."""
+    """Time of the last change, 0: remote. With `size`, how a file replaced in a run is noticed; enters no fingerprint."""
     height: int
+    """Of what is read: the overview's, where that is one."""
     width: int
     count: int
     """All bands of the file."""
@@ -71,14 +84,44 @@ class RasterFile:
     has_mask: bool
     """It carries an internal mask."""
     datetime: str | None
-    """ISO 8601, from TIFFTAG_DATETIME."""
+    """ISO 8601: when it was taken, by the document that named it, else TIFFTAG_DATETIME."""
     block: tuple[int, int]
     """(rows, cols) of the blocks, tiles or strips, that the file is stored in."""
+    remote: RemoteFile | None = None
+    """The version of the file behind an address."""
+    scene: Scene | None = field(default=None, repr=False)
+    """What named it."""
+    overview: int | None = None
+    """Number of the overview that is read in place of the raster, from 0."""
+    overviews: tuple[tuple[int, int], ...] = ()
+    """(height, width) of each overview that could be."""
+    service: Any | None = None
+    """Map tiles in place of a file: `imagery.tiles` knows."""
+    interleaved: bool = True
+    """All bands of a pixel lie in one block."""
+    is_assumed: bool = False
+    """Never opened: a document's word for everything, good for a plan only."""
 
     @property
     def name(self) -> str:
         """Base name."""
-        return os.path.basename(self.path)
+        return basename(self.path) if self.service is None else str(self.service.name)
+
+    @property
+    def shown(self) -> str:
+        """Path or address without what may be secret, for messages."""
+        return shown(self.path) if self.service is None else str(self.service.name)
+
+    @property
+    def stored(self) -> Stored:
+        """Its bytes."""
+        return Stored(self.path, self.size, self.mtime_ns, self.remote)
+
+    @property
+    def identity(self) -> tuple[Hashable, ...]:
+        """Equal for the same pixels of the same state of the same file: a key for what was decoded."""
+        version = None if self.remote is None else self.remote.version
+        return self.path, self.size, self.mtime_ns, version, self.overview, self.bands
 
     @property
     def window(self) -> Window:
@@ -88,6 +131,8 @@ class RasterFile:
     @property
     def validity(self) -> str:
         """What says which pixels are valid, in words."""
+        if self.service is not None:
+            return "tiles that are there"
         kinds = [
             ("alpha band", self.alpha is not None),
             ("internal mask", self.has_mask),
@@ -96,221 +141,220 @@ class RasterFile:
         return " and ".join(kind for kind, present in kinds if present) or "all valid"
 
 
-class _Inside(threading.local):
-    """This thread is inside `environment` already."""
-
-    yes = False
-
-
-_INSIDE = _Inside()
-
-
-@contextmanager
-def environment() -> Iterator[None]:
-    """GDAL's options for every read of ours, whatever the process around us has set.
-
-    Entering takes a quarter of a millisecond, so whoever reads many blocks enters once around them; within that it is free.
-    """
-    if _INSIDE.yes:
-        yield
-        return
-    with rasterio.Env(**_ENVIRONMENT):
-        _INSIDE.yes = True
-        try:
-            yield
-        finally:
-            _INSIDE.yes = False
-
-
 def inspect(
-    path: str | os.PathLike[str], bands: Sequence[int] | None = None, assume_crs: str | CRS | None = None
+    scene: Scene | str | os.PathLike[str],
+    bands: Sequence[int] | None = None,
+    assume_crs: str | CRS | None = None,
+    *,
+    access: Access = DEFAULT,
+    open_header: bool = True,
 ) -> RasterFile:
-    """Read the header of a local GeoTIFF.
+    """Read the header of a GeoTIFF, local or behind an address (one request for most).
 
     Args:
-        path: The file.
-        bands: Numbers of the bands to read, from 1; default: red, green, blue by colour interpretation, else 1, 2, 3.
+        scene: The file, or where it is and what a document says of it.
+        bands: Numbers of the bands to read, from 1; default: the scene's, else red, green, blue by colour interpretation,
+            else 1, 2, 3.
         assume_crs: Coordinate system of a file that names none.
+        access: By what right addresses are reached. Hosts that the user typed are allowed.
+        open_header: False: what the scene declares serves instead, where it declares enough (`is_assumed`).
 
     Raises:
-        SourceError: Not a readable, georeferenced raster with these bands.
+        SourceError: Not a readable, georeferenced raster with these bands, or not what was expected.
         SafetyError: Reading it could do harm.
+        RemoteError: A server gave up.
     """
-    file = check_file(path)
-    status = file.stat()
+    named = scene if isinstance(scene, Scene) else Scene(address_of(scene))
+    wanted = bands if bands is not None else named.bands
+    if not open_header and named.header is not None:
+        return _assume(named, named.header, wanted)
+    if not is_remote(named.address):
+        stored = check_local(named.address)
+        _check_expected(stored, named)
+        return _open(stored, named, wanted, assume_crs)
+    if named.is_typed:
+        access = replace(access, hosts=tuple(dict.fromkeys([*access.hosts, *typed_hosts(named.address)])))
+    for attempt in range(2):  # what a faulty server or line garbled may come right
+        remote, head = open_file(named.address, access, HEAD_BYTES)
+        stored = Stored(named.address, remote.size, 0, remote)
+        forget(stored)
+        _check_expected(stored, named)
+        try:
+            check_magic(stored.shown, head)
+            keep_head(stored, head)
+            check_tables(stored.shown, stored)
+            return _open(stored, named, wanted, assume_crs)
+        except (DamagedTable, UnreadableError) as error:
+            if attempt:
+                raise SourceError(str(error)) from None
+    raise AssertionError
+
+
+def _open(stored: Stored, scene: Scene, bands: Sequence[int] | None, assume_crs: str | CRS | None) -> RasterFile:
+    """What GDAL says of a file that is safe to open."""
+    file = stored.shown
     try:
         with environment(), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(file, driver="GTiff", sharing=False) as dataset:
-                _check_sizes(file, dataset)
-                chosen = _choose_bands(file, dataset, bands)
+            with open_dataset(stored) as dataset:
+                check_sizes(file, dataset)
+                chosen = choose_bands(file, dataset, bands)
                 flags = dataset.mask_flag_enums[chosen[0] - 1]
+                has_mask = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
                 return RasterFile(
-                    path=str(file),
-                    size=status.st_size,
-                    mtime_ns=status.st_mtime_ns,
+                    path=stored.path,
+                    size=stored.size,
+                    mtime_ns=stored.mtime_ns,
                     height=dataset.height,
                     width=dataset.width,
                     count=dataset.count,
-                    dtype=_dtype_of(file, dataset, chosen),
-                    crs=_crs_of(file, dataset, assume_crs),
-                    transform=_transform_of(file, dataset),
+                    dtype=dtype_of(file, dataset, chosen),
+                    crs=crs_of(file, dataset, assume_crs),
+                    transform=transform_of(file, dataset),
                     bands=chosen,
-                    alpha=_alpha_of(dataset, chosen),
-                    nodata=tuple(dataset.nodatavals[band - 1] for band in chosen),
-                    has_mask=MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags,
-                    datetime=_datetime_of(dataset),
+                    alpha=alpha_of(dataset, chosen),
+                    nodata=nodata_of(dataset, chosen, scene),
+                    has_mask=has_mask,
+                    datetime=scene.datetime or datetime_of(dataset),
                     block=dataset.block_shapes[chosen[0] - 1],
+                    remote=stored.remote,
+                    scene=scene,
+                    overviews=overview_sizes(stored, dataset, chosen[0], has_mask),
+                    interleaved=dataset.interleaving == Interleaving.pixel,
                 )
     except RasterioError as error:
-        raise SourceError(f"{file}: cannot be opened as GeoTIFF: {reason_of(error)}") from error
+        fault = f"{file}: cannot be opened as GeoTIFF: {reason_of(error)}"
+        if stored.remote is not None:
+            raise UnreadableError(fault) from error
+        raise SourceError(fault) from error
+
+
+def at_overview(file: RasterFile, level: int | None) -> RasterFile:
+    """The same raster, read from an overview: fewer, larger pixels.
+
+    Args:
+        file: At full resolution.
+        level: Number of the overview, from 0; None: full resolution.
+
+    Raises:
+        SourceError: It has no such overview.
+    """
+    if level is None:
+        return file
+    if file.overview is not None or not 0 <= level < len(file.overviews):
+        raise SourceError(f"{file.shown}: no overview {level}, it has {len(file.overviews)}")
+    height, width = file.overviews[level]
+    image = overviews_of(directories(file.stored))[level]
+    scale = Affine.scale(file.width / width, file.height / height)
+    return replace(file, overview=level, height=height, width=width, transform=file.transform * scale, block=image.block)
 
 
 def hash_file(file: RasterFile) -> str:
-    """sha256 of the content, as it is remembered or read."""
-    try:
-        check_unchanged(file)
-        found = remembered(file.path, lambda: _hash_content(file.path))
-        check_unchanged(file)
-    except SourceError:
-        raise
-    except OSError as error:
-        raise SourceError(f"{file.name}: cannot be read: {error.strerror or error}") from error
-    return found
+    """sha256 of the content, as it is remembered or read; all of a remote file is fetched.
+
+    Raises:
+        SourceError: It changed, or cannot be read.
+        RemoteError: A server gave up.
+    """
+    return hash_stored(file.stored)
 
 
-def _hash_content(path: str) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def verify_content(file: RasterFile) -> None:
+    """Hash a file, and raise SourceError where its scene expects another content."""
+    expected = None if file.scene is None or file.scene.expected is None else file.scene.expected.sha256
+    if expected is not None and hash_file(file) != expected.lower():
+        raise SourceError(f"{file.shown}: changed since the snapshot: its content has another sha256")
+
+
+def version_of(file: RasterFile) -> dict[str, object]:
+    """What identifies the content for a fingerprint: sha256 of a local file, the server's word for a remote one."""
+    return {"sha256": hash_file(file)} if file.remote is None else {"version": file.remote.version}
+
+
+def check_unchanged(file: RasterFile) -> None:
+    """Raise SourceError where the file is no longer the one that was opened. A remote one is checked by each request."""
+    if file.service is None:
+        file.stored.check_unchanged()
 
 
 class _Handles(threading.local):
     """Open datasets of this thread, the longest unused first. GDAL handles must not cross threads."""
 
     def __init__(self) -> None:
-        self.open: OrderedDict[tuple[str, int, int], DatasetReader] = OrderedDict()
+        self.open: OrderedDict[tuple[Hashable, ...], DatasetReader] = OrderedDict()
 
 
 _HANDLES = _Handles()
 
 
 def handle(file: RasterFile) -> DatasetReader:
-    """This thread's dataset of a file; closed when many others were used since.
+    """This thread's dataset of a file, or of the overview that is read; closed when many others were used since.
 
     Raises:
         SourceError: The file changed.
+        RasterioError: It cannot be opened any more.
+        RemoteError: A server gave up.
     """
     check_unchanged(file)
-    key, handles = (file.path, file.size, file.mtime_ns), _HANDLES.open
+    stored, handles = file.stored, _HANDLES.open
+    key = (*stored.key, file.overview)
     if key in handles:
         handles.move_to_end(key)
         return handles[key]
     while len(handles) >= _MAX_HANDLES:
         handles.popitem(last=False)[1].close()
-    handles[key] = rasterio.open(Path(file.path), driver="GTiff", sharing=False)
+    options = {} if file.overview is None else {"overview_level": file.overview}
+    dataset = open_dataset(stored, **options)
+    if dataset.shape != (file.height, file.width):
+        dataset.close()
+        raise SourceError(f"{file.shown}: its overviews are not in the order of the file; --no-overviews reads without them")
+    handles[key] = dataset
     count_decoded(headers=1)
-    return handles[key]
+    return dataset
 
 
-def check_unchanged(file: RasterFile) -> None:
-    """Raise SourceError where the file is no longer the one that was opened."""
-    try:
-        status = os.stat(file.path)
-    except OSError as error:
-        raise SourceError(f"{file.path}: cannot be found any more: {error.strerror}") from error
-    if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime_ns):
-        raise SourceError(f"{file.path}: changed since it was opened; start again when it is complete")
+def close_handle(file: RasterFile) -> None:
+    """Close this thread's dataset of a file: the next use opens it anew."""
+    dataset = _HANDLES.open.pop((*file.stored.key, file.overview), None)
+    if dataset is not None:
+        dataset.close()
 
 
-def reason_of(error: BaseException) -> str:
-    """The deepest cause that says something: rasterio's own messages often say only 'see context'."""
-    while error.__cause__ is not None or error.__context__ is not None:
-        error = error.__cause__ or error.__context__ or error
-    return " ".join(str(error).split()) or type(error).__name__
+def _check_expected(stored: Stored, scene: Scene) -> None:
+    expected = scene.expected
+    if expected is None:
+        return
+    etag = None if stored.remote is None else stored.remote.etag
+    for what, found, wanted in (("bytes", stored.size, expected.size), ("ETag", etag, expected.etag)):
+        if found is not None and wanted is not None and str(found) != str(wanted).strip('"'):
+            raise SourceError(f"{stored.shown}: changed since the snapshot: {what} {found}, expected {wanted}")
 
 
-def _check_sizes(file: Path, dataset: DatasetReader) -> None:
-    if dataset.count > MAX_BANDS:
-        raise SourceError(f"{file}: {dataset.count} bands, more than the {MAX_BANDS} that imagery may have")
-    sizes = [np.dtype(kind).itemsize for kind in dataset.dtypes]
-    together = sum(sizes) if dataset.interleaving == Interleaving.pixel else max(sizes)
-    for height, width in dataset.block_shapes:
-        if height * width * together > MAX_BLOCK_BYTES:
-            raise SafetyError(f"{file}: refused, blocks of {height}x{width} px exceed {MAX_BLOCK_BYTES // 2**20} MiB")
-
-
-def _choose_bands(file: Path, dataset: DatasetReader, bands: Sequence[int] | None) -> tuple[int, ...]:
-    colours = [colour.name for colour in dataset.colorinterp]
-    found = f"{dataset.count} band{'s' * (dataset.count != 1)} ({', '.join(colours[:8])}{', ...' * (len(colours) > 8)})"
-    if bands is not None:
-        chosen = tuple(int(band) for band in bands)
-        if not chosen:
-            raise ConfigError("bands: name at least one band, counted from 1")
-        missing = [band for band in chosen if not 1 <= band <= dataset.count]
-        if missing:
-            raise SourceError(f"{file}: no band {missing[0]}, found {found}; bands= counts from 1")
-        return chosen
-    if all(colour in dataset.colorinterp for colour in _RED_GREEN_BLUE):
-        return tuple(dataset.colorinterp.index(colour) + 1 for colour in _RED_GREEN_BLUE)
-    if ColorInterp.palette not in dataset.colorinterp and sum(c != ColorInterp.alpha for c in dataset.colorinterp[:3]) >= 3:
-        return 1, 2, 3
-    raise SourceError(
-        f"{file}: expected 3 bands (red, green, blue), found {found}; say which to use with bands=, like bands=(1, 1, 1)"
+def _assume(scene: Scene, header: Header, bands: Sequence[int] | None) -> RasterFile:
+    """What a document declares, in place of a header."""
+    size = header.size if header.size is not None else scene.expected.size if scene.expected is not None else None
+    chosen = tuple(bands) if bands is not None else (1, 2, 3)
+    return RasterFile(
+        path=scene.address,
+        size=size or 0,
+        mtime_ns=0,
+        height=header.height,
+        width=header.width,
+        count=header.count or max(chosen),
+        dtype=header.dtype or "uint8",
+        crs=horizontal(scene_name(scene), header.crs),
+        transform=header.transform,
+        bands=chosen,
+        alpha=None,
+        nodata=(scene.nodata,) * len(chosen),
+        has_mask=False,
+        datetime=scene.datetime,
+        block=(_ASSUMED_BLOCK, _ASSUMED_BLOCK),
+        scene=scene,
+        is_assumed=True,
     )
 
 
-def _alpha_of(dataset: DatasetReader, chosen: tuple[int, ...]) -> int | None:
-    numbers = [number for number, colour in enumerate(dataset.colorinterp, 1) if colour == ColorInterp.alpha]
-    return next((number for number in numbers if number not in chosen), None)
-
-
-def _dtype_of(file: Path, dataset: DatasetReader, bands: tuple[int, ...]) -> str:
-    kinds = {dataset.dtypes[band - 1] for band in bands}
-    if len(kinds) > 1:
-        raise SourceError(f"{file}: bands of different types: {', '.join(sorted(kinds))}")
-    kind = str(kinds.pop())
-    if kind.startswith("complex"):
-        raise SourceError(f"{file}: {kind} pixels cannot be shown to a model of images")
-    return kind
-
-
-def _crs_of(file: Path, dataset: DatasetReader, assume_crs: str | CRS | None) -> CRS:
-    try:
-        if dataset.gcps[0] and dataset.transform.is_identity:
-            raise SourceError(f"{file}: only ground control points, no georeference; gdalwarp makes a raster of them")
-        if dataset.crs is not None and dataset.crs.to_wkt():
-            crs = CRS.from_wkt(dataset.crs.to_wkt())
-        elif assume_crs is not None:
-            crs = CRS.from_user_input(assume_crs)
-        else:
-            raise SourceError(
-                f"{file}: no coordinate system in the file; if you know it, say so with assume_crs= (--assume-crs EPSG:...)"
-            )
-    except CRSError as error:
-        raise ConfigError(f"assume_crs {assume_crs!r}: not a coordinate system: {reason_of(error)}") from error
-    if crs.is_bound and crs.source_crs is not None:
-        crs = crs.source_crs
-    if crs.is_compound:
-        crs = crs.sub_crs_list[0]
-    crs = crs.to_2d()
-    if not (crs.is_projected or crs.is_geographic):
-        raise SourceError(f"{file}: coordinate system {crs.name!r} ({crs.type_name}) is neither projected nor geographic")
-    code = crs.to_epsg()
-    return crs if code is None else CRS.from_epsg(code)
-
-
-def _transform_of(file: Path, dataset: DatasetReader) -> Affine:
-    transform = Affine(*dataset.transform[:6])
-    if transform == Affine.identity():
-        raise SourceError(f"{file}: no georeference; set it with gdal_edit.py -a_ullr")
-    if not all(map(math.isfinite, transform[:6])) or transform.is_degenerate:
-        raise SourceError(f"{file}: its georeference {tuple(transform[:6])} maps pixels onto nothing")
-    return transform
-
-
-def _datetime_of(dataset: DatasetReader) -> str | None:
-    day, _, clock = str(dataset.tags().get("TIFFTAG_DATETIME", "")).strip().partition(" ")
-    parts = day.split(":")
-    if len(parts) != 3 or not all(part.isdigit() for part in parts):
-        return None
-    return "-".join(parts) + (f"T{clock}" if clock else "")
+def scene_name(scene: Scene) -> str:
+    """A scene's address for messages."""
+    return shown(scene.address)

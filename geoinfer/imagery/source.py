@@ -26,11 +26,24 @@ class Image:
     """(C, H, W); invalid pixels hold `FILL`."""
     valid: NDArray[np.bool_]
     """(H, W); read only, images may share it."""
+    origin: NDArray[np.int32] | None = None
+    """(H, W) which raster of the source each pixel came from, as counted by `Source.origins`, -1 where invalid; read only.
+    None for a source of one raster."""
 
     @classmethod
     def blank(cls, bands: int, height: int, width: int) -> Image:
         """An image without a valid pixel."""
         return cls(np.full((bands, height, width), FILL, np.uint8), np.zeros((height, width), np.bool_))
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a footprint says of the raster that it was found in."""
+
+    name: str | None
+    """The item's identifier, or the file's name."""
+    datetime: str | None
+    """When it was taken, ISO 8601."""
 
 
 def all_valid(height: int, width: int) -> NDArray[np.bool_]:
@@ -79,8 +92,16 @@ class Source(Protocol):
         """A hint: what was kept for a window to be read again is not needed any more."""
         ...
 
-    def snapshot(self) -> list[dict[str, object]]:
-        """What identifies the pixels: per file name, size, sha256 and how it is read. No path, no time."""
+    def origins(self) -> list[Origin]:
+        """Its rasters, in order of priority: the first valid pixel wins."""
+        ...
+
+    def snapshot(self, window: Window | None = None) -> list[dict[str, object]]:
+        """What identifies the pixels: per file name, size, content and how it is read. No path.
+
+        Args:
+            window: In the grid: only the rasters that meet it; all where None.
+        """
         ...
 
     def describe(self) -> dict[str, object]:

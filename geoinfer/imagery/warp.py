@@ -13,7 +13,6 @@ valid where its centre falls on a valid source pixel.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -22,12 +21,11 @@ from typing import TypeAlias
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
-from pyproj import CRS, Transformer
 
-from geoinfer.grid import Grid, Window
+from geoinfer.grid import Grid, Window, hull
 from geoinfer.imagery.blocks import Valid, read_into, read_window
 from geoinfer.imagery.cache import Cache
-from geoinfer.imagery.grids import bounds_of, outline
+from geoinfer.imagery.ground import bounds_of, outline, project
 from geoinfer.imagery.raster import RasterFile
 from geoinfer.imagery.source import Image, all_valid
 from geoinfer.imagery.stretch import Stretch
@@ -45,6 +43,8 @@ _PLAIN_RATIO = 1.25
 """Up to this many source pixels a grid pixel the plain kernel serves: it averages enough, up to three times as fast."""
 _TOLERANCE = 0.02
 """Largest error of interpolated positions, source pixels."""
+_HALF_MERCATOR = 20037508.342789244
+"""Half of what EPSG:3857 is wide, metres: pi times the radius of its sphere."""
 _CACHE_BYTES = 128 * 2**20
 
 BlockKey: TypeAlias = tuple[int, int, int]
@@ -143,7 +143,7 @@ class WarpedRaster:
 
         blank = Image.blank(len(self.file.bands), block.height, block.width)
         positions, n = self._positions(block)
-        patch = self._read_patch(positions) if np.isfinite(positions).all() else None
+        patch = self._read_patch(positions)
         if patch is None:
             return blank
         origin = np.array([patch.area.row, patch.area.col], np.int64)[:, None, None] << resample.POSITION_BITS
@@ -178,16 +178,11 @@ class WarpedRaster:
             coarse = known
 
     def _read_patch(self, positions: NDArray[np.float64]) -> _Patch | None:
-        """Source pixels around positions; None where nothing is valid. These bound all between them."""
-        rows, cols = self.kernel.reduce
-        reach = max(self.kernel.taps) // 2 + 2
-        reduced = Window(0, 0, -(-self.file.height // rows), -(-self.file.width // cols))
-        top, left = np.floor(positions.min(axis=(1, 2))).clip(-1e9, 1e9).astype(int).tolist()
-        bottom, right = np.floor(positions.max(axis=(1, 2))).clip(-1e9, 1e9).astype(int).tolist()
-        if Window(top, left, bottom - top + 1, right - left + 1).intersection(reduced).is_empty:
+        """Source pixels around positions; None where nothing is valid."""
+        area = self._area(positions)
+        if area is None:
             return None
-        wanted = Window(top, left, bottom - top + 1, right - left + 1).grow(reach)
-        area = wanted.intersection(reduced.grow(reach))
+        rows, cols = self.kernel.reduce
         fine = Window(area.row * rows, area.col * cols, area.height * rows, area.width * cols)
         stored = fine.intersection(self.file.window)
         here = stored.slices_in(fine)
@@ -207,6 +202,31 @@ class WarpedRaster:
         valid[here] = True if found is None else found
         return _Patch(area, pixels, valid)
 
+    def _area(self, positions: NDArray[np.float64]) -> Window | None:
+        """The reduced pixels that positions, and all between them, need; None where they lie outside the raster."""
+        if not np.isfinite(positions).all():
+            return None
+        rows, cols = self.kernel.reduce
+        reach = max(self.kernel.taps) // 2 + 2
+        reduced = Window(0, 0, -(-self.file.height // rows), -(-self.file.width // cols))
+        top, left = np.floor(positions.min(axis=(1, 2))).clip(-1e9, 1e9).astype(int).tolist()
+        bottom, right = np.floor(positions.max(axis=(1, 2))).clip(-1e9, 1e9).astype(int).tolist()
+        wanted = Window(top, left, bottom - top + 1, right - left + 1)
+        if wanted.intersection(reduced).is_empty:
+            return None
+        return wanted.grow(reach).intersection(reduced.grow(reach))
+
+    def stored_window(self, window: Window) -> Window:
+        """The file's own pixels that reading a window of the grid needs, within the file: a rectangle around all of them."""
+        rows, cols = self.kernel.reduce
+        needed = []
+        for _, _, frame in self._blocks(window.intersection(self.window)):
+            area = self._area(self._positions(frame)[0])
+            if area is not None:
+                fine = Window(area.row * rows, area.col * cols, area.height * rows, area.width * cols)
+                needed.append(fine.intersection(self.file.window))
+        return hull(needed) if needed else Window(0, 0, 0, 0)
+
 
 def warp_onto(
     grid: Grid,
@@ -218,7 +238,7 @@ def warp_onto(
     cache: Cache[BlockKey, Image],
 ) -> WarpedRaster:
     """A raster resampled to a grid. Blocks are smaller where a block of the usual size would need too many source pixels."""
-    ratios = _ratios(file, grid)
+    ratios = _ratios(file, grid, window)
     side = _BLOCK
     while side > _SMALLEST_BLOCK and side * max(ratios) > _MAX_SOURCE_SIDE:
         side //= 2
@@ -258,35 +278,42 @@ def _doubled(nodes: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
-def _ratios(file: RasterFile, grid: Grid) -> tuple[float, float]:
-    """(rows, cols) of source pixels a grid pixel, in the middle of the raster."""
+def _ratios(file: RasterFile, grid: Grid, window: Window) -> tuple[float, float]:
+    """(rows, cols) of source pixels a grid pixel, in the middle of the raster; of its window where that lies elsewhere."""
     xs, ys = outline(file.transform, file.window, 3)
-    middle_x, middle_y = _project(file.crs, grid.crs, xs[1, 1:2], ys[1, 1:2])
+    xs, ys = project(file.crs.srs, grid.crs.srs, xs[1, 1:2], ys[1, 1:2])
+    middle_x, middle_y = float(xs[0]), float(ys[0])
+    left, bottom, right, top = grid.bounds(window.grow(1))
+    if not (left <= middle_x <= right and bottom <= middle_y <= top):  # the raster was cut
+        middle_x, middle_y = (left + right) / 2.0, (bottom + top) / 2.0
     size = grid.pixel_size
-    corner = Affine(size, 0.0, float(middle_x[0]), 0.0, -size, float(middle_y[0]))
+    corner = Affine(size, 0.0, middle_x, 0.0, -size, middle_y)
     rows, cols = _source_pixels(file, grid, corner, Window(0, 0, 1, 1), 2)
-    down, right = (rows[-1, 0] - rows[0, 0], cols[-1, 0] - cols[0, 0]), (rows[0, -1] - rows[0, 0], cols[0, -1] - cols[0, 0])
-    return math.hypot(down[0], right[0]), math.hypot(down[1], right[1])
+    down = rows[-1, 0] - rows[0, 0], cols[-1, 0] - cols[0, 0]
+    across = rows[0, -1] - rows[0, 0], cols[0, -1] - cols[0, 0]
+    return math.hypot(down[0], across[0]), math.hypot(down[1], across[1])
 
 
 def _source_pixels(file: RasterFile, grid: Grid, transform: Affine, window: Window, points: int) -> NDArray[np.float64]:
     """(2, points, points) row and column in the raster of points over a window whose corner `transform` places."""
-    xs, ys = _project(grid.crs, file.crs, *outline(transform, Window(0, 0, window.height, window.width), points))
+    xs, ys = project(grid.crs.srs, file.crs.srs, *outline(transform, Window(0, 0, window.height, window.width), points))
     xs = _on_its_turn(file, xs)
     inverse = ~file.transform
     return np.stack([inverse.d * xs + inverse.e * ys + inverse.f, inverse.a * xs + inverse.b * ys + inverse.c])
 
 
 def _on_its_turn(file: RasterFile, xs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Longitudes as a raster in degrees counts them that reaches beyond the antimeridian: PROJ's end at 180."""
-    if not file.crs.is_geographic:
+    """Eastings as a raster in degrees or Web Mercator counts them: PROJ's end at 180, and jump where a block lies across."""
+    if file.crs.is_geographic:
+        half_turn = math.pi / float(file.crs.axis_info[0].unit_conversion_factor)
+    elif file.crs.srs == "EPSG:3857":
+        half_turn = _HALF_MERCATOR
+    else:
         return xs
-    half_turn = math.pi / float(file.crs.axis_info[0].unit_conversion_factor)
     west, _, east, _ = bounds_of(file)
-    if -half_turn <= west and east <= half_turn:
-        return xs
     middle = (west + east) / 2.0
-    return (xs - middle + half_turn) % (2.0 * half_turn) - half_turn + middle
+    near = (xs - middle + half_turn) % (2.0 * half_turn) - half_turn + middle
+    return np.where(np.abs(xs - middle) > half_turn, near, xs)
 
 
 def _absolute_transform(grid: Grid, block: Window) -> Affine:
@@ -294,26 +321,3 @@ def _absolute_transform(grid: Grid, block: Window) -> Affine:
     row0, col0 = grid.origin_pixel
     size = grid.pixel_size
     return Affine(size, 0.0, (block.col + col0) * size, 0.0, -size, -(block.row + row0) * size)
-
-
-class _Transformers(threading.local):
-    """pyproj's transformers of this thread: they must not be shared."""
-
-    def __init__(self) -> None:
-        self.known: dict[tuple[str, str], Transformer] = {}
-
-
-_TRANSFORMERS = _Transformers()
-
-
-def _project(
-    source: CRS, target: CRS, xs: NDArray[np.float64], ys: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coordinates from one system to another."""
-    key = source.srs, target.srs
-    if key[0] == key[1]:
-        return xs, ys
-    if key not in _TRANSFORMERS.known:
-        _TRANSFORMERS.known[key] = Transformer.from_crs(source, target, always_xy=True)
-    xs, ys = _TRANSFORMERS.known[key].transform(xs, ys)
-    return xs, ys

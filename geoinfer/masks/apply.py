@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pyproj import CRS
 
 from geoinfer.errors import ConfigError, MaskWarning
-from geoinfer.imagery.grids import label_of
+from geoinfer.imagery.ground import label_of
 from geoinfer.masks.cover import ROUNDING, Floats, Indices, Shapes, covered_share, uncovered
 from geoinfer.masks.layer import MaskLayer, open_masks
 from geoinfer.masks.planes import areas_m2, measured, planes_of, projected

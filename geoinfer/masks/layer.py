@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 from geoinfer.errors import ConfigError
 from geoinfer.masks import source as sources
 from geoinfer.region import parse_crs
+from geoinfer.remote.address import is_remote
 
 Action = Literal["drop", "keep", "clip", "flag", "skip"]
 """drop: reject what is covered more than `max_cover`; keep: reject what is not; clip: cut the covered part away; flag: only
@@ -76,7 +77,7 @@ class MaskLayer:
         """Check the settings, then the file: its format by its first bytes, its version, its header.
 
         Args:
-            path: GeoPackage, GeoJSON, FlatGeobuf, GeoParquet, shapefile or GeoTIFF, or an http(s) URL of one.
+            path: GeoPackage, GeoJSON, FlatGeobuf, GeoParquet, shapefile or GeoTIFF, or a URL of one.
             name: Default: from the file's name.
             action: What it does, see `Action`.
             max_cover: Covered share of a footprint that decides, 0..1.
@@ -131,7 +132,7 @@ class MaskLayer:
     @property
     def file(self) -> str:
         """Base name of the file, without a URL's query."""
-        path = urlsplit(self.source).path if sources.is_url(self.source) else self.source
+        path = urlsplit(self.source).path if is_remote(self.source) else self.source
         return PurePosixPath(unquote(path)).name or self.name
 
     def describe(self) -> dict[str, object]:
@@ -269,7 +270,7 @@ def _classes_of(classes: Iterable[str | int] | str | int | None) -> tuple[str, .
 
 
 def _slug(text: str) -> str:
-    path = urlsplit(text).path if sources.is_url(text) else text
+    path = urlsplit(text).path if is_remote(text) else text
     stem = PurePosixPath(unquote(path).replace("\\", "/")).name.split(".")[0]
     slug = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_")
     return (slug if slug[:1].isalpha() else f"layer_{slug}".rstrip("_"))[:31]

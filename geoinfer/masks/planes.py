@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pyproj import CRS, Proj, Transformer
 
 from geoinfer.errors import ConfigError
-from geoinfer.imagery.grids import label_of, utm_of
+from geoinfer.imagery.ground import label_of, utm_of
 from geoinfer.masks.cover import Floats, Indices, Shapes
 from geoinfer.vector.footprints import square_metres_per_unit
 

@@ -7,16 +7,14 @@ reaches: the raster then acts as one feature, and a negative buffer does not eat
 
 from __future__ import annotations
 
-import io
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
-import rasterio
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
@@ -25,10 +23,11 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window as RasterioWindow
 
-from geoinfer.errors import ConfigError, SafetyError, SourceError
+from geoinfer.errors import ConfigError, RemoteError, SafetyError, SourceError
 from geoinfer.grid import Window
-from geoinfer.imagery.raster import environment, reason_of
+from geoinfer.imagery.opener import environment, open_dataset, reason_of, serving
 from geoinfer.imagery.safety import MAX_BLOCK_BYTES
+from geoinfer.imagery.stored import Stored
 from geoinfer.masks.layer import MaskLayer
 from geoinfer.masks.project import Projection
 from geoinfer.masks.read import horizontal
@@ -42,7 +41,6 @@ WINDOW = 1024
 """Side of a window that is read at once, pixels; windows begin at multiples of it."""
 _SMALLEST = 64
 _SQUARE_M = 512.0
-_REMOTE_NAME = "layer.tif"
 _PARTS = 2**20
 """More polygons than a square can hold."""
 
@@ -212,24 +210,16 @@ def _open(source: Source, stack: ExitStack) -> DatasetReader:
     stack.enter_context(warnings.catch_warnings())
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     stack.enter_context(environment())
-    options = {} if source.remote is None else {"opener": _opener(source)}
-    path = source.location if source.remote is None else _REMOTE_NAME
     try:
-        return stack.enter_context(rasterio.open(path, driver="GTiff", sharing=False, **options))
+        return stack.enter_context(open_dataset(_stored(source)))
     except RasterioError as error:
         fault = f"{source.shown}: cannot be opened as GeoTIFF: {reason_of(error)}"
     raise SourceError(fault)
 
 
-def _opener(source: Source) -> Callable[..., io.BufferedIOBase]:
-    """What rasterio asks for files: there is one, and nothing beside it."""
-
-    def open_file(path: str, mode: str = "rb", **_: object) -> io.BufferedIOBase:
-        if os.path.basename(path) != _REMOTE_NAME or "w" in mode:
-            raise FileNotFoundError(path)
-        return source.open()
-
-    return open_file
+def _stored(source: Source) -> Stored:
+    size = os.path.getsize(source.location) if source.remote is None else source.remote.size
+    return Stored(source.location, size, 0, source.remote)
 
 
 def _header(source: Source, layer: MaskLayer, dataset: DatasetReader) -> RasterHeader:
@@ -259,8 +249,11 @@ def _read(source: Source, dataset: DatasetReader, window: Window, classes: NDArr
     """(height, width) pixels that belong to the layer."""
     area = RasterioWindow(window.col, window.row, window.width, window.height)
     try:
-        pixels = dataset.read(1, window=area)
-        is_valid = dataset.read_masks(1, window=area) != 0
+        with serving(_stored(source)):
+            pixels = dataset.read(1, window=area)
+            is_valid = dataset.read_masks(1, window=area) != 0
+    except (RemoteError, SafetyError, SourceError):
+        raise
     except (RasterioError, OSError) as error:
         rows, cols = f"{window.row}:{window.stop_row}", f"{window.col}:{window.stop_col}"
         fault = f"{source.shown}: cannot read rows {rows}, cols {cols}: {reason_of(error)}"

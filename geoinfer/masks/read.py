@@ -7,7 +7,6 @@ A layer of up to `READ_WHOLE` features is read whole: so also features without a
 
 from __future__ import annotations
 
-import http.client
 import json
 import struct
 import warnings
@@ -23,18 +22,20 @@ from numpy.typing import NDArray
 from pyproj import CRS
 from pyproj.exceptions import CRSError
 
-from geoinfer.errors import ConfigError, RemoteError, SourceError
-from geoinfer.masks import geojson, remote
+from geoinfer.errors import ConfigError, RemoteError, SafetyError, SourceError
+from geoinfer.masks import geojson
 from geoinfer.masks.decode import Batch, from_binary, from_texts
+from geoinfer.masks.fetch import NO_BOXES, local_path
 from geoinfer.masks.layer import MaskLayer
-from geoinfer.masks.source import Source, text_of
+from geoinfer.masks.source import Source, open_remote, text_of
 from geoinfer.region import Bounds, parse_crs
+from geoinfer.remote.address import redact
 
 READ_WHOLE = 100_000
 """Up to so many features a file with an index is read whole."""
 _BATCH = 4096
 _BATCH_CHARACTERS = 2**25
-_FAULTS = (RuntimeError, OSError, ValueError, KeyError, struct.error, pa.ArrowException, http.client.HTTPException)
+_FAULTS = (RuntimeError, OSError, ValueError, KeyError, struct.error, pa.ArrowException)
 _NO_SYSTEM = "undefined"
 """How GeoPackage calls the systems of its codes 0 and -1."""
 
@@ -63,7 +64,7 @@ def open_header(source: Source, layer: MaskLayer) -> Header:
     open_one = {"geojson": _open_geojson, "geoparquet": _open_parquet}.get(source.format, _open_gdal)
     try:
         return open_one(source, layer)
-    except (SourceError, RemoteError, ConfigError):
+    except (SourceError, RemoteError, SafetyError, ConfigError):
         raise
     except _FAULTS as error:
         raise _fault(source, error) from error
@@ -85,7 +86,7 @@ def read_batches(source: Source, layer: MaskLayer, header: Header, boxes: NDArra
     batches = {"geojson": _read_geojson, "geoparquet": _read_parquet}.get(source.format, _read_gdal)
     try:
         yield from batches(source, layer, header, boxes)
-    except (SourceError, RemoteError):
+    except (SourceError, RemoteError, SafetyError):
         raise
     except _FAULTS as error:
         raise _fault(source, error) from error
@@ -97,9 +98,9 @@ def read_batches(source: Source, layer: MaskLayer, header: Header, boxes: NDArra
 def _open_gdal(source: Source, layer: MaskLayer) -> Header:
     import pyogrio  # a GDAL of its own: only where there is a layer
 
-    with warnings.catch_warnings():
+    with local_path(source, NO_BOXES) as path, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        tables = [(str(name), str(kind)) for name, kind in pyogrio.list_layers(source.gdal_path) if kind is not None]
+        tables = [(str(name), str(kind)) for name, kind in pyogrio.list_layers(path) if kind is not None]
         if len(tables) > 1:
             tables = [(name, kind) for name, kind in tables if "Polygon" in kind or "Surface" in kind] or tables
         if not tables:
@@ -111,7 +112,7 @@ def _open_gdal(source: Source, layer: MaskLayer) -> Header:
                 f"ogr2ogr one.gpkg FILE {tables[0][0]}"
             )
         table, kind = tables[0]
-        info = pyogrio.read_info(source.gdal_path, layer=table, force_total_bounds=source.remote is None)
+        info = pyogrio.read_info(path, layer=table, force_total_bounds=source.remote is None)
     if any(word in kind for word in ("Point", "LineString", "Curve")) and "Polygon" not in kind:
         raise SourceError(f"{source.shown}: {kind} features; a mask layer has polygons")
     _check_column(source, layer, [str(name) for name in info["fields"]])
@@ -128,25 +129,34 @@ def _open_gdal(source: Source, layer: MaskLayer) -> Header:
 
 def _read_gdal(source: Source, layer: MaskLayer, header: Header, boxes: NDArray[np.float64]) -> Iterator[Batch]:
     whole = header.features is not None and header.features <= READ_WHOLE
+    with local_path(source, None if whole else boxes) as path:
+        yield from _read_boxes(source, path, layer, header, None if whole else boxes)
+
+
+def _read_boxes(
+    source: Source, path: str, layer: MaskLayer, header: Header, boxes: NDArray[np.float64] | None
+) -> Iterator[Batch]:
+    """Of the file on disk; None: everything. A feature that meets several boxes comes once."""
+    places = [None] if boxes is None else boxes.tolist()
     seen = np.zeros(0, np.int64)
-    for number, box in enumerate([None] if whole else boxes.tolist()):
+    for number, box in enumerate(places):
         count, found = 0, [seen]
-        for feature, geometries, keep in _stream_gdal(source, layer, header, box):
+        for feature, geometries, keep in _stream_gdal(path, layer, header, box):
             count += len(feature)
             if number:
                 keep &= ~np.isin(feature, seen)
-            if not whole and number + 1 < len(boxes):
+            if number + 1 < len(places):
                 found.append(feature[keep])
             yield from_binary(feature[keep], _take(geometries, keep))
         seen = np.concatenate(found)
-        if whole and count != header.features:
+        if boxes is None and count != header.features:
             raise SourceError(
                 f"{source.shown}: damaged, only {count:,} of {header.features:,} features can be read; copy it again"
             )
 
 
 def _stream_gdal(
-    source: Source, layer: MaskLayer, header: Header, box: list[float] | None
+    path: str, layer: MaskLayer, header: Header, box: list[float] | None
 ) -> Iterator[tuple[NDArray[np.int64], pa.Array, NDArray[np.bool_]]]:
     """FIDs, well-known binary, and which belong to the layer's classes."""
     import pyogrio
@@ -155,7 +165,7 @@ def _stream_gdal(
     # the process, changes no result, and is never taken back: another thread may be reading.
     pyogrio.set_gdal_config_options({"OGR_FLATGEOBUF_STREAM_BASE_IMPL": "YES"})
     with pyogrio.open_arrow(
-        source.gdal_path,
+        path,
         layer=header.table,
         columns=[] if layer.column is None else [layer.column],
         bbox=None if box is None else tuple(box),
@@ -322,12 +332,8 @@ def _fault(source: Source, error: BaseException) -> SourceError | RemoteError:
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     if source.remote is not None:
         try:
-            remote.look(source.location)
+            open_remote(source.location)
         except RemoteError as gone:
             return gone
-        if isinstance(error, TimeoutError | ConnectionError | http.client.HTTPException):
-            return RemoteError(f"{source.shown}: broke off ({reason}); try again later")
-        reason = reason.replace(source.location, source.shown)
-        if "url=" in reason or "?" in reason:
-            reason = type(error).__name__  # libraries repeat the whole address, secrets and all
+        reason = redact(reason)
     return SourceError(f"{source.shown}: mask layer cannot be read: {reason}")

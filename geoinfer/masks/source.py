@@ -21,17 +21,22 @@ from typing import BinaryIO, Literal
 
 from geoinfer.errors import SafetyError, SourceError
 from geoinfer.imagery.safety import check_file
-from geoinfer.masks import remote
+from geoinfer.remote.access import Access
+from geoinfer.remote.address import is_remote, shown, typed_hosts
+from geoinfer.remote.client import RemoteFile, open_file
+from geoinfer.remote.stream import open_seekable, open_stream
 
 Format = Literal["geopackage", "flatgeobuf", "shapefile", "geojson", "geoparquet", "geotiff"]
 _KINDS = "GeoPackage, GeoJSON, FlatGeobuf, GeoParquet, shapefile or GeoTIFF"
 _TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _GEOPACKAGE_IDS = (b"GPKG", b"GP10", b"GP11", b"GP12")
-_SHAPEFILE_PARTS = (".shp", ".shx", ".dbf", ".prj", ".cpg")
+SHAPEFILE_PARTS = (".shp", ".shx", ".dbf", ".prj", ".cpg")
 _PREFIX = re.compile(r"\s*<|/vsi|[A-Za-z][A-Za-z0-9+.\-]*://", re.IGNORECASE)
 _DRIVER = re.compile(r"[A-Za-z_][A-Za-z0-9_]+:")
-_NODE_BYTES = 40
+NODE_BYTES = 40
 _HEAD_BYTES = 128
+_REMOTE_HEAD_BYTES = 2**10
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,31 +47,21 @@ class Source:
     """Absolute path, or the URL as given."""
     format: Format
     version: str
-    remote: remote.Remote | None
+    remote: RemoteFile | None
     """None for a local file."""
 
     @property
     def shown(self) -> str:
         """For messages: a path, or a URL without its query."""
-        return self.location if self.remote is None else remote.shown(self.location)
-
-    @property
-    def gdal_path(self) -> str:
-        """What OGR opens."""
-        return self.location if self.remote is None else remote.vsi_path(self.remote)
+        return shown(self.location)
 
     def open(self) -> io.BufferedIOBase:
         """A seekable binary file; of a URL by range requests."""
-        return open(self.location, "rb") if self.remote is None else remote.open_ranges(self.remote)
+        return open(self.location, "rb") if self.remote is None else open_seekable(self.remote)
 
     def open_stream(self) -> io.BufferedIOBase:
         """All bytes in order."""
-        return open(self.location, "rb") if self.remote is None else remote.open_stream(self.remote)
-
-
-def is_url(text: str) -> bool:
-    """It begins like a web address."""
-    return text.lower().startswith(("http://", "https://"))
+        return open(self.location, "rb") if self.remote is None else open_stream(self.remote)
 
 
 def text_of(value: object) -> str:
@@ -86,23 +81,18 @@ def look(location: str) -> Source:
         SafetyError: A path or content that could make a driver read other files.
         RemoteError: A URL that does not answer.
     """
-    if is_url(location):
-        found = remote.look(location)
-        source = Source(location, _sniff(found.head, remote.shown(location)), found.version, found)
-        if source.format in _LENGTHS:
-            with source.open() as stream:
-                _check_complete(source, stream, found.size)
-        return source
+    if is_remote(location):
+        return _look_remote(location)
     file = _check_path(location)
     try:
         status = file.stat()
-        with file.open("rb") as stream:
-            head = stream.read(_HEAD_BYTES)
+        with file.open("rb") as content:
+            head = content.read(_HEAD_BYTES)
             source = Source(str(file), _sniff(head, str(file)), "", None)
             if source.format == "geotiff":
                 check_file(file)
             elif source.format in _LENGTHS:
-                _check_complete(source, stream, status.st_size)
+                _check_complete(source, content, status.st_size)
         return Source(str(file), source.format, _version_of(file, source.format), None)
     except SourceError:
         raise
@@ -112,11 +102,35 @@ def look(location: str) -> Source:
         raise SourceError(f"{file}: mask layer cannot be read: {error.strerror or error}") from error
 
 
+def open_remote(location: str) -> tuple[RemoteFile, bytes]:
+    """A URL that the user typed; and its first bytes.
+
+    Raises:
+        SourceError: The server says that there is no such file, or cannot tell versions apart.
+        SafetyError: It redirects to what may not be reached.
+        RemoteError: No answer after several tries.
+    """
+    access = Access(hosts=typed_hosts(location), tries=_TRIES)
+    file, head = open_file(location, access, _REMOTE_HEAD_BYTES, is_whole_ok=True)
+    if file.etag is None and file.modified is None:
+        raise SourceError(f"{file.shown}: neither ETag nor Last-Modified, so its version cannot be told; download it first")
+    return file, head
+
+
+def _look_remote(location: str) -> Source:
+    file, head = open_remote(location)
+    source = Source(location, _sniff(head, file.shown), file.version, file)
+    if source.format in _LENGTHS:
+        with source.open() as content:
+            _check_complete(source, content, file.size)
+    return source
+
+
 def _check_path(location: str) -> Path:
     file = Path(location).absolute()
     if _PREFIX.match(location) or str(file).lower().startswith("/vsi"):
         raise SafetyError(
-            f"{location[:80]!r}: refused, a mask layer is a local file or an http(s) URL, no GDAL virtual path"
+            f"{location[:80]!r}: refused, a mask layer is a local file or a URL (https, s3, gs, az), no GDAL virtual path"
         )
     if file.is_dir():
         raise SourceError(f"{file}: a directory, not a mask layer; name one {_KINDS}")
@@ -156,12 +170,12 @@ def _sniff(head: bytes, shown: str) -> Format:
     raise SourceError(f"{shown}: not a {_KINDS} (first bytes {head[:8]!r})")
 
 
-def _check_complete(source: Source, stream: BinaryIO | io.BufferedIOBase, size: int) -> None:
+def _check_complete(source: Source, content: BinaryIO | io.BufferedIOBase, size: int) -> None:
     """Compare the length that the file claims with the one it has."""
-    stream.seek(0)
-    head = stream.read(_HEAD_BYTES)
+    content.seek(0)
+    head = content.read(_HEAD_BYTES)
     try:
-        claimed = _LENGTHS[source.format](stream, head)
+        claimed = _LENGTHS[source.format](content, head)
     except (struct.error, OverflowError):
         claimed = -1
     if claimed < 0 or size < claimed:
@@ -175,21 +189,25 @@ def _flatgeobuf_bytes(stream: BinaryIO | io.BufferedIOBase, head: bytes) -> int:
     Of a file without a tree the end is not known; its features are counted when they are read.
     """
     header = head[12:] if len(head) >= 12 + (length := struct.unpack_from("<I", head, 8)[0]) else _at(stream, 12, length)
-    count, node_size = _flatgeobuf_counts(header)
+    count, node_size = flatgeobuf_counts(header)
     if not count or node_size < 2:
         return 12 + int(length)
-    level = -(-count // node_size)
-    nodes = count + level  # there is a level above the leaves even where there is one leaf
-    while level > 1:
-        level = -(-level // node_size)
-        nodes += level
+    nodes = sum(flatgeobuf_levels(count, node_size))
     tree = 12 + length
-    last = struct.unpack("<4dQ", _at(stream, tree + (nodes - 1) * _NODE_BYTES, _NODE_BYTES))[4]
-    features = tree + nodes * _NODE_BYTES
+    last = struct.unpack("<4dQ", _at(stream, tree + (nodes - 1) * NODE_BYTES, NODE_BYTES))[4]
+    features = tree + nodes * NODE_BYTES
     return int(features + last + 4 + struct.unpack("<I", _at(stream, features + last, 4))[0])
 
 
-def _flatgeobuf_counts(header: bytes) -> tuple[int, int]:
+def flatgeobuf_levels(count: int, node_size: int) -> list[int]:
+    """Nodes in each level of the tree, the root first; there is a level above the leaves even where there is one leaf."""
+    levels = [count, -(-count // node_size)]
+    while levels[-1] > 1:
+        levels.append(-(-levels[-1] // node_size))
+    return levels[::-1]
+
+
+def flatgeobuf_counts(header: bytes) -> tuple[int, int]:
     """Number of features and node size: fields 8 and 9 of the header's table (FlatBuffers binary format)."""
     table = struct.unpack_from("<I", header)[0]
     entries = table - struct.unpack_from("<i", header, table)[0]
@@ -231,7 +249,7 @@ def _version_of(file: Path, kind: Format) -> str:
     if kind != "shapefile":
         return "sha256:" + _hash_file(str(file), *_stamp(file))
     digest = hashlib.sha256()
-    for suffix in _SHAPEFILE_PARTS:
+    for suffix in SHAPEFILE_PARTS:
         part = next((p for p in (file.with_suffix(suffix), file.with_suffix(suffix.upper())) if p.is_file()), None)
         digest.update(f"{suffix}:{'' if part is None else _hash_file(str(part), *_stamp(part))};".encode())
     return "sha256:" + digest.hexdigest()

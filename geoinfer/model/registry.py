@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from geoinfer.errors import ConfigError, OutputError, SourceError
+from geoinfer.model.domain import Domain, parse_domain
 from geoinfer.model.spec import CALIBRATIONS, Calibration, ModelSpec, parse_calibrations, parse_card
 
 CARD, WEIGHTS = "item.json", "weights.safetensors"
@@ -27,6 +28,8 @@ class Bundle:
     folder: Path
     calibrations: Mapping[str, Calibration] = field(default_factory=dict)
     """By region, what was chosen there."""
+    domain: Domain | None = None
+    """What imagery it was made for, as far as its card tells."""
 
     @property
     def weights(self) -> Path:
@@ -70,7 +73,8 @@ def find_model(name: str | Path) -> Bundle:
         item = json.loads(card.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SourceError(f"{card}: cannot be read as a model card: {error}") from error
-    return Bundle(parse_card(item, str(card)), folder.resolve(), parse_calibrations(item, str(card)))
+    where = str(card)
+    return Bundle(parse_card(item, where), folder.resolve(), parse_calibrations(item, where), parse_domain(item, where))
 
 
 def resolve_model(name: str | Path) -> ModelSpec:

@@ -16,6 +16,8 @@ from geoinfer.grid import ChipSpec
 CALIBRATIONS = "geoinfer:calibration"
 """Property of the item that holds, by region, what was chosen there. It is no part of `ModelSpec`: what a run uses of it
 stands in its job as the threshold and the least area that it was told."""
+DOMAIN = "geoinfer:domain"
+"""Property of the item that tells what imagery the model was made for: see `domain`. It acts on no footprint."""
 PLANES: dict[str, tuple[int, ...]] = {"body": (0,), "core": (1,), "parted": (0, 2)}
 """Planes of the network that each kind of probability is made of: body, core, or body x (1 - contact)."""
 PROBABILITIES = tuple(PLANES)

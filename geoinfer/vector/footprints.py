@@ -6,8 +6,9 @@ Every polygon comes out exactly once, accepted or rejected with a reason (law 4)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import geopandas as gpd
 import numpy as np
@@ -16,10 +17,14 @@ import shapely
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 
+from geoinfer import meridian
 from geoinfer.errors import ConfigError
 from geoinfer.grid import Grid
 from geoinfer.vector.polygons import Polygons, apply_affine
 from geoinfer.vector.regularize import STAIRS, grow, overshoot, simplify
+
+Texts: TypeAlias = str | Sequence[str | None] | None
+"""One for all rows, or one for each."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +32,8 @@ class Finished:
     """Raw candidates = accepted + rejected."""
 
     accepted: gpd.GeoDataFrame
-    """Columns id, geometry, confidence, area_in_meters, truncated, regularized, model, imagery, datetime."""
+    """Columns id, geometry, confidence, area_in_meters, truncated, regularized, model, imagery, datetime; and low_trust
+    where the imagery was compared with the model's domain."""
     rejected: gpd.GeoDataFrame
     """The same columns, and `reason` (a code: min_area, min_confidence), `detail` (the numbers, for a person), and `layer`,
     `layer_version` and `covered_share`, which are empty here: mask layers fill them."""
@@ -43,8 +49,9 @@ def finish(
     min_confidence: float = 0.0,
     crs: CRS | None = None,
     model: str = "",
-    imagery: str | None = None,
-    datetime: str | None = None,
+    imagery: Texts = None,
+    datetime: Texts = None,
+    low_trust: NDArray[np.bool_] | None = None,
 ) -> Finished:
     """Simplify, grow, place on the map, measure and judge whole polygons.
 
@@ -57,7 +64,9 @@ def finish(
             that grows loses its pixel stairs first (a tolerance of at least 1.5 pixels): see `regularize.grow`.
         min_confidence: Smaller mean probabilities (0..1) are rejected.
         crs: Coordinate system of the result; default: the grid's.
-        model, imagery, datetime: Same value in all rows.
+        model: Same value in all rows.
+        imagery, datetime: The same value in all rows, or (N,) one for each.
+        low_trust: (N,) found in imagery outside the model's domain: a column of its own. None: no such column.
     """
     tolerance, distance = _in_pixels(grid, simplify_m, grow_m)
     outlines = grow(simplify(polygons, tolerance), distance)
@@ -75,8 +84,9 @@ def finish(
             "truncated": polygons.truncated,
             "regularized": np.zeros(count, np.bool_),
             "model": text_column([model] * count),
-            "imagery": text_column([imagery] * count),
-            "datetime": text_column([datetime] * count),
+            "imagery": text_column(_each(imagery, count)),
+            "datetime": text_column(_each(datetime, count)),
+            **({} if low_trust is None else {"low_trust": low_trust}),
         },
         geometry="geometry",
         crs=grid.crs,
@@ -122,6 +132,7 @@ def reproject(frame: gpd.GeoDataFrame, crs: CRS) -> gpd.GeoDataFrame:
     moved = shapely.transform(np.asarray(frame.geometry.values), transformer.transform, interleaved=False)
     if not np.isfinite(shapely.get_coordinates(moved)).all():
         raise ConfigError(f"some footprints cannot be expressed in {crs.name}: choose a system that covers them")
+    moved = meridian.split(moved) if crs.is_geographic else moved
     return frame.set_geometry(gpd.GeoSeries(moved, index=frame.index, crs=crs))
 
 
@@ -180,6 +191,10 @@ def _metres_per_unit(crs: CRS) -> float:
 def text_column(values: list[Any]) -> Any:
     """A text column that stays one with no rows and with nothing known."""
     return pd.array(values, dtype=pd.StringDtype(na_value=np.nan))
+
+
+def _each(texts: Texts, count: int) -> list[str | None]:
+    return [texts] * count if texts is None or isinstance(texts, str) else list(texts)
 
 
 def _below(value: float, digits: int) -> float:

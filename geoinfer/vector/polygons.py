@@ -6,7 +6,7 @@ Knows how polygons are stored, selected, joined and handed to shapely. Does not 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import geopandas as gpd
@@ -16,6 +16,10 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from geoinfer.vector import kernels
+
+UNKNOWN = -1
+"""Source of a polygon when nobody said which raster it was found in."""
+_OPTIONAL = ("transform", "source")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +48,12 @@ class Polygons:
     """(N,) has a pixel with a 4-neighbour that was not computed."""
     transform: Affine | None = None
     """(col, row) -> (x, y) for shapely and geopandas; None: stay in pixels."""
+    source: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    """(N,) which raster of the imagery the first pixel came from, `UNKNOWN` where nobody said; so for all where left out."""
+
+    def __post_init__(self) -> None:
+        if not len(self.source) and len(self.pixels):
+            object.__setattr__(self, "source", np.full(len(self.pixels), UNKNOWN, np.int32))
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -79,6 +89,7 @@ class Polygons:
             first=np.concatenate([part.first for part in parts]),
             truncated=np.concatenate([part.truncated for part in parts]),
             transform=parts[0].transform,
+            source=np.concatenate([part.source for part in parts]),
         )
 
     def take(self, index: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> Polygons:
@@ -96,6 +107,7 @@ class Polygons:
             first=self.first[chosen],
             truncated=self.truncated[chosen],
             transform=self.transform,
+            source=self.source[chosen],
         )
 
     def in_order(self) -> Polygons:
@@ -118,13 +130,19 @@ class Polygons:
         return gpd.GeoDataFrame(columns, geometry=self.to_shapely(), crs=crs)
 
     def to_arrays(self, prefix: str = "") -> dict[str, NDArray[Any]]:
-        """All columns by name, for an npz file; the transform is left out."""
-        return {prefix + field.name: getattr(self, field.name) for field in fields(self) if field.name != "transform"}
+        """All columns by name, for an npz file; the transform is left out, and sources of which none is known."""
+        names = [column.name for column in fields(self) if column.name not in _OPTIONAL]
+        if (self.source != UNKNOWN).any():
+            names.append("source")
+        return {prefix + name: getattr(self, name) for name in names}
 
     @classmethod
     def from_arrays(cls, arrays: Any, prefix: str = "") -> Polygons:
         """The inverse of `to_arrays`; `arrays` is a mapping, also an open npz file."""
-        return cls(**{field.name: arrays[prefix + field.name] for field in fields(cls) if field.name != "transform"})
+        names = [column.name for column in fields(cls) if column.name not in _OPTIONAL]
+        if prefix + "source" in arrays:
+            names.append("source")
+        return cls(**{name: arrays[prefix + name] for name in names})
 
 
 def apply_affine(transform: Affine, points: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -222,8 +222,12 @@ def unite(fragments: Polygons, component: Int64, truncated: NDArray[np.bool_]) -
     """
     count = len(truncated)
     row, col = fragments.first[:, 0].astype(np.int64), fragments.first[:, 1].astype(np.int64)
+    key = (row << 32) + (col - np.iinfo(np.int32).min)
     first_key = np.full(count, np.iinfo(np.int64).max)
-    np.minimum.at(first_key, component, (row << 32) + (col - np.iinfo(np.int32).min))
+    np.minimum.at(first_key, component, key)
+    holds_first = np.flatnonzero(key == first_key[component])  # one fragment of each component: they share no pixel
+    source = np.empty(count, np.int32)
+    source[component[holds_first]] = fragments.source[holds_first]
     order = np.argsort(first_key)
     rank = np.empty(count, np.int64)
     rank[order] = np.arange(count)
@@ -237,7 +241,7 @@ def unite(fragments: Polygons, component: Int64, truncated: NDArray[np.bool_]) -
     xs, row_offsets, rows, label = kernels.merge_outlines(fragments.coords, fragments.ring_offsets, ring_label, count)
     run_rows = kernels.rows_of_runs(row_offsets, rows)
     coords, ring_offsets, polygon_offsets = trace(xs, row_offsets, run_rows, label, count)
-    return Polygons(coords, ring_offsets, polygon_offsets, pixels, prob_sum, first, truncated[order])
+    return Polygons(coords, ring_offsets, polygon_offsets, pixels, prob_sum, first, truncated[order], source=source[order])
 
 
 class _OpenTile:
