@@ -103,6 +103,7 @@ def connect(
                 host="127.0.0.1",  # the scheduler trusts whoever reaches it
                 dashboard_address="127.0.0.1:0" if dashboard else None,
                 memory_limit=0,  # a tile bounds its own memory; a nanny that kills at a share of the host's does not know it
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # any: another run may have Dask's usual port
                 silence_logs=logging.CRITICAL,  # failures come back with their tiles; what is left is noise of closing
             ) as cluster,
             Client(cluster, timeout=timeout_s) as client,

@@ -27,12 +27,15 @@ from geoinfer.skipping import Openings
 from geoinfer.store import RunDirectory
 from geoinfer.trace import Stages, span
 from geoinfer.vector.stitch import TileResult
-from geoinfer.worker import FATAL, Outcome, Work, attempt, count, do_tile, load, tiles_at_once, work_on
+from geoinfer.worker import FATAL, Outcome, Work, attempt, count, do_tile, gave_up, load, tiles_at_once, work_on
 
 Step = tuple[Tile, Window]
 Done = TypeVar("Done")
 NO_WORKERS_S = 120.0
 """How long a cluster may be without a worker: spot machines come back, a forgotten cluster does not."""
+MOST_GIVEN_UP = 8
+"""Tiles in a row for which a server gave up. Each takes all tries, so a server that is gone would hold up a large run for
+days: one that cannot succeed any more stops here."""
 POLL_S = 2.0
 """How often that is looked at, while no tile comes back."""
 
@@ -61,19 +64,19 @@ class _Pace:
     def __init__(self, total: int, show: Callable[[Progress], None] | None) -> None:
         self._total, self._show, self._since = total, show, time.perf_counter()
         self._footprints: dict[Core, int] = {}
-        self._failed: set[Core] = set()
+        self.failed: set[Core] = set()
         self._found, self._area_m2 = 0, 0.0
 
     def step(self, record: TileRecord, footprints: int, done: int) -> None:
         """A tile came to an end; `done` have by now."""
         at = (record.row, record.col)
-        (self._failed.add if record.status == "failed" else self._failed.discard)(at)
+        (self.failed.add if record.status == "failed" else self.failed.discard)(at)
         self._area_m2 += 0.0 if at in self._footprints else record.area_m2
         self._found += footprints - self._footprints.get(at, 0)
         self._footprints[at] = footprints
         if self._show is not None:
             seconds = time.perf_counter() - self._since
-            self._show(Progress(done, self._total, len(self._failed), self._found, self._area_m2, seconds))
+            self._show(Progress(done, self._total, len(self.failed), self._found, self._area_m2, seconds))
 
 
 def do_tiles(
@@ -83,6 +86,11 @@ def do_tiles(
 
     Where buildings of one tile reach skipped cores of another, that one is done again, with those cores opened, until no
     building does. A tile's committed record says what it opened and reached, which is all that a resumed run needs.
+
+    Raises:
+        TilesFailed: A tile failed, and `on_error` is `fail`.
+        RemoteError: A server is gone; or the scheduler, or all workers.
+        Interrupted: The user wants to stop.
     """
     directory, job, execution = hands.work.directory, hands.work.job, hands.work.execution
     steps = {(tile.row, tile.col): (tile, window) for tile, window in job.tiles(execution.tile)}
@@ -91,7 +99,7 @@ def do_tiles(
     openings.learn(records.values())
     resumed = len(records)
     todo = in_strips([at for at in steps if at not in records] + openings.lacking(records.values()), execution.tile)
-    pace = _Pace(len(steps), progress)
+    pace, given_up = _Pace(len(steps), progress), 0
     while todo:
         left = set(todo)
         for outcome in hands.do([steps[at] for at in todo], openings.skip):
@@ -105,6 +113,14 @@ def do_tiles(
             openings.learn([record])
             left.discard(at)
             pace.step(record, outcome.footprints, len(records))
+            given_up = given_up + 1 if gave_up(record) else 0
+            is_lost = len(pace.failed) > execution.max_failed * len(steps)
+            if is_lost and given_up >= min(MOST_GIVEN_UP, len(steps)):
+                reason = (record.reason or "").partition(": ")[2]
+                raise RemoteError(
+                    f"{reason}; so ended {given_up} tiles in a row, and the run; the same command goes on from the "
+                    "committed tiles, and --max-failed lets more of them fail"
+                )
         if left:
             check_stop(hands.stop, directory, len(steps) - len(left), len(steps))
         todo = in_strips(openings.lacking(records.values()), execution.tile)
@@ -268,7 +284,8 @@ def detect_tiles(
         threads = tiles_at_once(job, execution)
         for _, (result, record) in side_by_side(do, [steps[at] for at in todo], threads, threading.Event()):
             if record.status == "failed" and execution.on_error == "fail":
-                raise SourceError(f"tile {record.row}_{record.col}: {record.reason}")
+                kind = RemoteError if gave_up(record) else SourceError
+                raise kind(f"tile {record.row}_{record.col}: {record.reason}")
             at = (record.row, record.col)
             records[at], results[at] = record, None if result is None else replace(result, computed=None)
             openings.learn([record])

@@ -111,6 +111,7 @@ def run(
         OutputError: The directory is another job's, is held by another run, or cannot be written.
         TilesFailed: More tiles failed than `execution.max_failed` allows. The outputs are written all the same, without the
             failed tiles, and running again tries these again.
+        RemoteError: A server gave up on many tiles in a row; what is committed stays.
         Interrupted: `stop` was set, or Ctrl-C pressed.
         ResourceError: Out of memory or disk.
     """

@@ -196,6 +196,11 @@ def _open_work(blob: bytes) -> tuple[Work, Detection]:
         return work, work.job.detection(load(work.job, work.execution, threads=1))
 
 
+def gave_up(record: TileRecord) -> bool:
+    """A tile failed because a server did not answer, whatever was tried."""
+    return record.status == "failed" and (record.reason or "").startswith(f"{RemoteError.__name__}: ")
+
+
 def _failed(tile: Tile, window: Window, detection: Detection, error: Exception) -> TileRecord:
     reason = f"{type(error).__name__}: {error}"
     return failed_record(tile, window, detection.source.grid, detection.region, reason)

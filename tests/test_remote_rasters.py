@@ -338,9 +338,9 @@ def test_an_overview_is_what_gdal_reads_of_it(tmp_path: Path, kind: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("gsd", "level"), [(0.05, None), (0.1, None), (0.199, 0), (0.2, 0), (0.35, 0), (0.5, 1), (0.9, 2), (50.0, 2)]
+    ("gsd", "level"), [(0.05, None), (0.2, None), (0.39, None), (0.4, 0), (0.7, 0), (0.8, 1), (1.7, 2), (50.0, 2)]
 )
-def test_the_coarsest_overview_that_is_no_coarser_than_the_model_is_read(
+def test_the_coarsest_overview_that_is_twice_as_fine_as_the_model_is_read(
     tmp_path: Path, gsd: float, level: int | None
 ) -> None:
     path = cog(tmp_path / "a.tif", pattern(1024, 1024), transform=at_place("EPSG:32630", (0.1, 0.1)))

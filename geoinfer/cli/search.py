@@ -64,11 +64,9 @@ def search(
         "sign": sign,
     }
     settled = resolve({name: value for name, value in given.items() if value is not None}, os.environ)
-    if settled.bbox is not None and settled.region is not None:
-        raise ConfigError("--bbox and --region: give one of them")
     if save is not None and not matched:
         _refuse(save)
-    where = _where(settled)
+    where = region_of(settled)
     options = _with_host(settled.source_options(), source.removeprefix(PREFIX))
     if matched:
         _tell_count(source, options, where, as_json=as_json)
@@ -76,9 +74,17 @@ def search(
         _tell_items(source, options, where, save, as_json=as_json, quiet=quiet)
 
 
-def _where(settled: RunOptions) -> Region | None:
+def region_of(settled: RunOptions) -> Region | None:
+    """Where imagery is wanted, by the flags; None: anywhere.
+
+    Raises:
+        ConfigError: They contradict each other.
+        RegionError: The file cannot be read.
+    """
     from geoinfer.region import Region
 
+    if settled.bbox is not None and settled.region is not None:
+        raise ConfigError("--bbox and --region: give one of them")
     if settled.place and settled.region is None:
         raise ConfigError("--place names places of --region FILE; give that too")
     if settled.bbox is not None:

@@ -13,7 +13,7 @@ from geoinfer.cli.printing import emit, emit_json, say
 from geoinfer.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
-    from geoinfer.imagery.options import SourceOptions
+    from geoinfer.cli.options import RunOptions
 
 
 def snapshot(
@@ -50,7 +50,9 @@ def snapshot(
     The same imagery has the same id, whatever its order. `geoinfer run FILE -o RUN` reads exactly that imagery, and stops
     where a raster changed. `geoinfer snapshot diff A.json B.json` says what came, went and changed.
     """
-    if source[0] == "diff" and len(source) == 3 and not os.path.exists("diff"):
+    if source[0] == "diff" and not os.path.exists("diff"):
+        if len(source) != 3:
+            raise ConfigError("snapshot diff: takes two snapshots, as in `geoinfer snapshot diff A.json B.json`")
         return _diff(source[1], source[2], as_json=as_json, exit_code=exit_code)
     if exit_code:
         raise ConfigError("--exit-code: goes with `snapshot diff A.json B.json`")
@@ -58,6 +60,7 @@ def snapshot(
 
     given = {
         "source": source,
+        "bbox": bbox,
         "bands": bands,
         "assume_crs": assume_crs,
         "collection": collection,
@@ -71,28 +74,18 @@ def snapshot(
         "aws_requester_pays": aws_requester_pays,
         "sign": sign,
     }
-    return _take(
-        source, resolve(given, {}).source_options(), bbox, output, strict=strict, overwrite=overwrite, as_json=as_json
-    )
+    settled = resolve(given, os.environ)
+    return _take(settled, output, strict=strict, overwrite=overwrite, as_json=as_json)
 
 
-def _take(
-    source: list[str],
-    options: SourceOptions,
-    bbox: str | None,
-    output: Path | None,
-    *,
-    strict: bool,
-    overwrite: bool,
-    as_json: bool,
-) -> int:
+def _take(settled: RunOptions, output: Path | None, *, strict: bool, overwrite: bool, as_json: bool) -> int:
+    from geoinfer.cli.search import region_of
     from geoinfer.imagery.locate import find
     from geoinfer.imagery.taking import take
-    from geoinfer.region import Region
 
     if output is not None and output.exists() and not overwrite:
         raise OutputError(f"{output}: is there already; use --overwrite or another name")
-    found = find(source, options, None if bbox is None else Region.from_bbox(bbox))
+    found = find(settled.source, settled.source_options(), region_of(settled))
     if found.service is not None:
         raise ConfigError("map tiles have no version that could be kept; a snapshot takes rasters")
     folder = None if output is None else str(output.absolute().parent)

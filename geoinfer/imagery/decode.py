@@ -14,7 +14,7 @@ from geoinfer.errors import SourceError
 from geoinfer.grid import Window
 from geoinfer.imagery.meter import count_decoded
 from geoinfer.imagery.opener import serving
-from geoinfer.imagery.raster import RasterFile, close_handle, environment, handle, reason_of
+from geoinfer.imagery.raster import RasterFile, check_unchanged, close_handle, environment, handle, reason_of
 from geoinfer.imagery.stored import Pieces, directories, drop, forget, hold, load, read
 from geoinfer.imagery.tiff import DamagedTable, Span, block_table, mask_of, overviews_of, spans_of
 from geoinfer.remote.client import join_ranges
@@ -46,7 +46,12 @@ def decode(file: RasterFile, window: Window, pieces: Pieces | None = None) -> tu
         from geoinfer.imagery import tiles
 
         return tiles.decode(file, window)
-    return _decode(file, window) if file.remote is None else _decode_remote(file, window, pieces)
+    if file.remote is not None:
+        return _decode_remote(file, window, pieces)
+    try:
+        return _decode(file, window)
+    finally:
+        check_unchanged(file)  # written to meanwhile: neither a mixture of two files, nor damage
 
 
 def ranges_under(file: RasterFile, window: Window) -> list[Span]:

@@ -80,6 +80,10 @@ def find(texts: Sequence[str], options: SourceOptions, region: Region | None = N
     """What texts name; searches, but opens no raster."""
     if not texts:
         raise ConfigError("no imagery: name at least one source")
+    if options.access.signer is not None:
+        from geoinfer.remote.signing import check_signer
+
+        check_signer(options.access)
     hosts = dict.fromkeys([*options.access.hosts, *(host for text in texts for host in typed_hosts(_address(text)))])
     options = replace(options, access=replace(options.access, hosts=tuple(hosts)))
     services = [text for text in texts if text.startswith(_SERVICES)]
@@ -102,13 +106,14 @@ def open_found(found: Found, *, gsd: float, core: int, region: Region | None = N
         source = open_scenes(found.scenes, found.options, gsd=gsd, core=core, crs=crs)
         left_out = (f"left out: {part.name}: {part.reason}" for part in source.left_out)
         return replace(source, remarks=(*found.remarks, *left_out))
-    from geoinfer.imagery.tiles import open_service
+    from geoinfer.imagery.tiles import open_service, unkept
 
     if region is None:
         raise ConfigError(f"{shown(found.service)}: map tiles have no end; give a --bbox or a --region")
     files = open_service(found.service, found.options, gsd=gsd, region=region)
     zone = utm_of(CRS.from_epsg(4326), *region.centre) if crs is None else crs  # not of the imagery, which has no middle
-    return open_files(files, found.options, gsd=gsd, core=core, crs=zone)
+    source = open_files(files, found.options, gsd=gsd, core=core, crs=zone)
+    return replace(source, remarks=(*source.remarks, *unkept(found.options.service)))
 
 
 def _address(text: str) -> str:

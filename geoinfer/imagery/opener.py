@@ -13,11 +13,14 @@ import threading
 import weakref
 from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import Context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rasterio
+from numpy.typing import NDArray
 from rasterio.abc import FileContainer
 from rasterio.io import DatasetReader
 
@@ -175,7 +178,7 @@ _LOCK = threading.Lock()
 
 
 def open_dataset(stored: Stored, **options: Any) -> DatasetReader:
-    """GDAL's view of a raster, local or remote; by the GTiff driver only.
+    """GDAL's view of a raster, local or remote; by the GTiff driver only. To be closed in the task that opens it.
 
     Raises:
         RasterioError: It cannot be opened.
@@ -190,9 +193,53 @@ def open_dataset(stored: Stored, **options: Any) -> DatasetReader:
     return dataset
 
 
+class Kept:
+    """A dataset that stays open from one task to the next; arguments and errors as of `open_dataset`.
+
+    rasterio keeps an opener's files in variables of the context (`contextvars`) that opened them, and Dask gives each task a
+    context of its own, so all that is done with the dataset is done in the one that it was opened in.
+    """
+
+    def __init__(self, stored: Stored, **options: Any) -> None:
+        self._context = Context()
+        self._dataset: DatasetReader = self._context.run(open_dataset, stored, **options)
+        with _LOCK:
+            _KEPT.add(self)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width)."""
+        return int(self._dataset.height), int(self._dataset.width)
+
+    def read(self, *where: Any, **how: Any) -> NDArray[Any]:
+        """As `DatasetReader.read`."""
+        pixels: NDArray[Any] = self._context.run(self._dataset.read, *where, **how)
+        return pixels
+
+    def read_masks(self, *where: Any, **how: Any) -> NDArray[np.uint8]:
+        """As `DatasetReader.read_masks`."""
+        mask: NDArray[np.uint8] = self._context.run(self._dataset.read_masks, *where, **how)
+        return mask
+
+    def close(self) -> None:
+        """Once or several times."""
+        self._context.run(self._dataset.close)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_dataset"):  # the thread that used it ended
+            self.close()
+
+
+_KEPT: weakref.WeakSet[Kept] = weakref.WeakSet()
+
+
 @atexit.register
 def _close_all() -> None:
     """GDAL would ask for bytes when there is no Python any more."""
     with _LOCK:
-        for dataset in list(_OPEN):
+        kept, opened = list(_KEPT), list(_OPEN)
+    for dataset in kept:
+        with suppress(RuntimeError):  # a thread that nobody waits for reads it this moment
             dataset.close()
+    for one in opened:
+        one.close()

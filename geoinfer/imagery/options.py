@@ -56,7 +56,7 @@ class SourceOptions:
     """What becomes 0 and 255 where the imagery is not 8 bit and no `stretch` is given."""
     resampling: str = "bilinear"
     overviews: bool = True
-    """Read an overview where its pixels are still no larger than the model's."""
+    """Read an overview where its pixels are at most half as large as the model's."""
     assume_crs: str | CRS | None = None
     prefer: Prefer = "given"
     """Which raster wins where several cover a pixel; ties by the order given, then by address."""

@@ -19,7 +19,6 @@ from affine import Affine
 from pyproj import CRS
 from rasterio.enums import Interleaving, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.io import DatasetReader
 
 from geoinfer.errors import SourceError
 from geoinfer.grid import Window
@@ -37,7 +36,7 @@ from geoinfer.imagery.header import (
     transform_of,
 )
 from geoinfer.imagery.meter import count_decoded
-from geoinfer.imagery.opener import environment, open_dataset, reason_of
+from geoinfer.imagery.opener import Kept, environment, open_dataset, reason_of
 from geoinfer.imagery.safety import UnreadableError, address_of, check_local, check_magic, check_tables
 from geoinfer.imagery.scene import Header, Scene
 from geoinfer.imagery.stored import HEAD_BYTES, Stored, directories, forget, keep_head
@@ -259,16 +258,22 @@ def hash_file(file: RasterFile) -> str:
     return hash_stored(file.stored)
 
 
-def verify_content(file: RasterFile) -> None:
-    """Hash a file, and raise SourceError where its scene expects another content."""
+def verify_content(file: RasterFile) -> str:
+    """`hash_file`, and SourceError where the scene expects another content."""
+    digest = hash_file(file)
     expected = None if file.scene is None or file.scene.expected is None else file.scene.expected.sha256
-    if expected is not None and hash_file(file) != expected.lower():
-        raise SourceError(f"{file.shown}: changed since the snapshot: its content has another sha256")
+    if expected is not None and digest != expected.lower():
+        raise SourceError(f"{file.shown}: changed since the snapshot or item that names it was made: another sha256")
+    return digest
 
 
 def version_of(file: RasterFile) -> dict[str, object]:
-    """What identifies the content for a fingerprint: sha256 of a local file, the server's word for a remote one."""
-    return {"sha256": hash_file(file)} if file.remote is None else {"version": file.remote.version}
+    """What identifies the content for a fingerprint: sha256 of a local file, the server's word for a remote one.
+
+    Raises:
+        SourceError: A local file cannot be read, or is not the content that its scene expects.
+    """
+    return {"sha256": verify_content(file)} if file.remote is None else {"version": file.remote.version}
 
 
 def check_unchanged(file: RasterFile) -> None:
@@ -281,13 +286,13 @@ class _Handles(threading.local):
     """Open datasets of this thread, the longest unused first. GDAL handles must not cross threads."""
 
     def __init__(self) -> None:
-        self.open: OrderedDict[tuple[Hashable, ...], DatasetReader] = OrderedDict()
+        self.open: OrderedDict[tuple[Hashable, ...], Kept] = OrderedDict()
 
 
 _HANDLES = _Handles()
 
 
-def handle(file: RasterFile) -> DatasetReader:
+def handle(file: RasterFile) -> Kept:
     """This thread's dataset of a file, or of the overview that is read; closed when many others were used since.
 
     Raises:
@@ -304,7 +309,7 @@ def handle(file: RasterFile) -> DatasetReader:
     while len(handles) >= _MAX_HANDLES:
         handles.popitem(last=False)[1].close()
     options = {} if file.overview is None else {"overview_level": file.overview}
-    dataset = open_dataset(stored, **options)
+    dataset = Kept(stored, **options)
     if dataset.shape != (file.height, file.width):
         dataset.close()
         raise SourceError(f"{file.shown}: its overviews are not in the order of the file; --no-overviews reads without them")

@@ -11,9 +11,10 @@ from geoinfer.errors import SourceError
 from geoinfer.imagery.about import crs_text
 from geoinfer.imagery.extent import bounds_lonlat
 from geoinfer.imagery.ground import ground_pixel_size
+from geoinfer.imagery.opener import environment, open_dataset
 from geoinfer.imagery.options import SourceOptions
 from geoinfer.imagery.order import open_headers
-from geoinfer.imagery.raster import RasterFile, environment, handle, hash_file
+from geoinfer.imagery.raster import RasterFile, hash_file
 from geoinfer.imagery.scene import Scene
 from geoinfer.imagery.snapshot import Entry, Snapshot, side_by_side
 from geoinfer.imagery.stored import HEAD_BYTES, load
@@ -91,7 +92,6 @@ def _relative(path: str, folder: str | None) -> str:
 
 
 def _platform_of(file: RasterFile) -> str | None:
-    with environment():
-        dataset = handle(file)
+    with environment(), open_dataset(file.stored) as dataset:
         tags = {name.lower(): value for space in (None, "IMAGERY") for name, value in dataset.tags(ns=space).items()}
     return next((str(tags[name]) for name in _SENSORS if tags.get(name)), None)

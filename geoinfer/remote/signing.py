@@ -15,7 +15,7 @@ import threading
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from geoinfer.errors import ConfigError, SourceError
+from geoinfer.errors import ConfigError, GeoinferError, RemoteError, SourceError
 from geoinfer.remote.access import Access
 from geoinfer.remote.address import shown, typed_hosts
 from geoinfer.remote.client import read_whole
@@ -39,9 +39,9 @@ def sign(url: str, access: Access) -> str:
     """The address with what makes it readable; unchanged where nobody signs, or the signer has nothing to add.
 
     Raises:
-        ConfigError: The signer cannot be found.
+        ConfigError: The signer cannot be found, or fails.
         SourceError: It gives no address.
-        RemoteError: The token service gave up.
+        RemoteError: The token service gave up, or the signer met an error of the system or a network.
     """
     return _sign(url, access, again=False)
 
@@ -56,10 +56,32 @@ def _sign(url: str, access: Access, *, again: bool) -> str:
         return url
     if access.signer == PLANETARY_COMPUTER:
         return _sign_blob(url, access, again=again)
-    signed = _find(access.signer)(url)
+    function = _find(access.signer)
+    try:
+        signed = function(url)
+    except GeoinferError:
+        raise
+    except OSError as error:
+        raise RemoteError(f"{shown(url)}: signer {access.signer} failed: {_told(error)}") from error
+    except Exception as error:
+        raise ConfigError(f"--sign {access.signer!r}: called with an address it fails: {_told(error)}") from error
     if not isinstance(signed, str) or urlsplit(signed).scheme != urlsplit(url).scheme:
         raise SourceError(f"{shown(url)}: signer {access.signer} gave no address of the same kind")
     return signed
+
+
+def check_signer(access: Access) -> None:
+    """Whether there is such a signer, before any address needs it.
+
+    Raises:
+        ConfigError: There is not.
+    """
+    if access.signer not in (None, PLANETARY_COMPUTER):
+        _find(str(access.signer))
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _find(name: str) -> Any:

@@ -32,6 +32,10 @@ _STEP = 0.5
 _M_PER_DEGREE = 110_000.0
 """Metres of a degree of latitude, a little less than anywhere; of longitude at the equator."""
 _CAPS = {"UPN": (NORTH, 90.0), "UPS": (-90.0, SOUTH)}
+_DECIMALS = 12
+"""Of degrees: a tenth of a micrometre. Closer to a border than this, GEOS may lose a whole part in an intersection."""
+_NOTHING = 1e-18
+"""Square degrees, a hundredth of a square millimetre: what rounding leaves of a region on the other side of a border."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +113,9 @@ def plan_zones(
     imagery = None if bounds is None else near(Region.from_bbox(_within(bounds)).geometry, 0.0)
     asked = imagery if region is None else lonlat(region)
     assert asked is not None
+    asked = shapely.transform(asked, lambda points: points.round(_DECIMALS))
     within = asked if imagery is None else shapely.intersection(asked, imagery)
-    chosen = [strip for strip in _strips() if shapely.intersection(within, strip.shape()).area > 0]
+    chosen = [strip for strip in _strips() if shapely.intersection(within, strip.shape()).area > _NOTHING]
     whole = Region(asked, LONLAT) if region is None else region
     parts = []
     for strip in _from_west(chosen):

@@ -10,6 +10,7 @@ before would then decide what a pixel is.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +45,7 @@ from geoinfer.remote.access import Access
 from geoinfer.remote.address import WEB, check_host, host_port_of, scheme_of, shown, typed_hosts
 from geoinfer.remote.client import read_whole
 
-__all__ = ["TileService", "decode", "open_service", "planned", "prefetch", "suspects"]
+__all__ = ["TileService", "decode", "open_service", "planned", "prefetch", "suspects", "unkept"]
 
 MAX_TILES = 1_000_000
 """More than this is no use of a service but a copy of it."""
@@ -243,6 +244,19 @@ def _spread(grid: TileGrid, lonlat: BaseGeometry) -> Iterator[tuple[int, int]]:
             if place not in seen and not tiles.is_empty:
                 seen.add(place)
                 yield place
+
+
+def unkept(options: Service) -> tuple[str, ...]:
+    """What a user should know of a cache folder that was named and does not do."""
+    if options.cache is None:
+        return ()
+    try:
+        Path(options.cache).mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(options.cache, os.W_OK | os.X_OK) else "no permission to write"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    told = f"--tile-cache {options.cache}: cannot be written ({reason}); no tile is kept, and each run asks for all"
+    return () if reason is None else (told,)
 
 
 def _with_hosts(access: Access, addresses: Sequence[str]) -> Access:
