@@ -61,6 +61,8 @@ _HOMES = {
     "DomainWarning": "errors",
     "TooWideError": "errors",
     "SourceOptions": "imagery.options",
+    "Search": "imagery.options",
+    "Service": "imagery.options",
     "Access": "remote.access",
     "Interrupted": "errors",
 }
@@ -98,6 +100,8 @@ if TYPE_CHECKING:
     from geoinfer.evaluation.schemas import read_footprints as read_footprints
     from geoinfer.grid import Grid as Grid
     from geoinfer.grid import Window as Window
+    from geoinfer.imagery.options import Search as Search
+    from geoinfer.imagery.options import Service as Service
     from geoinfer.imagery.options import SourceOptions as SourceOptions
     from geoinfer.job import Job as Job
     from geoinfer.job import make_job as make_job

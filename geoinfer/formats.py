@@ -259,6 +259,17 @@ def _regroup(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
         yield pa.concat_tables(held)
 
 
+def check_format(target: Path) -> None:
+    """Whether footprints can be written as such a file.
+
+    Raises:
+        ConfigError: No format of that extension.
+    """
+    suffix = target.suffix.lower()
+    if suffix not in _DRIVERS:
+        raise ConfigError(f"{target.name}: no format {suffix!r}; use one of {', '.join(_DRIVERS)}")
+
+
 def export(source: Path, target: Path) -> None:
     """Write footprints as GeoPackage, GeoJSON or FlatGeobuf, by the target's extension.
 
@@ -267,9 +278,8 @@ def export(source: Path, target: Path) -> None:
     Raises:
         ConfigError: No format of that extension.
     """
+    check_format(target)
     suffix = target.suffix.lower()
-    if suffix not in _DRIVERS:
-        raise ConfigError(f"{target.name}: no format {suffix!r}; use one of {', '.join(_DRIVERS)}")
     frame = gpd.read_parquet(source)
     if suffix == ".geojson" and frame.crs is not None:
         frame = frame.to_crs(4326)

@@ -243,7 +243,11 @@ def open_raster(
 
 
 def _texts(paths: Paths) -> list[str]:
-    return [str(path) for path in ([paths] if isinstance(paths, str | PathLike) else paths)]
+    given = [paths] if isinstance(paths, str | PathLike) else list(paths)
+    for path in given:
+        if not isinstance(path, str | PathLike):
+            raise ConfigError(f"source {path!r}: not what names imagery; use a path or an address")
+    return [str(path) for path in given]
 
 
 def _source_options(
@@ -254,6 +258,8 @@ def _source_options(
     resampling: str | None = None,
 ) -> SourceOptions:
     """The options, and what stands beside them."""
+    if not (options is None or isinstance(options, SourceOptions)):
+        raise ConfigError(f"imagery {options!r}: use geoinfer.SourceOptions(...)")
     given: dict[str, Any] = {
         "bands": None if bands is None else tuple(bands),
         "stretch": stretch,
@@ -351,6 +357,8 @@ def make_job(
     if isinstance(source, str | PathLike | Sequence):
         options = _source_options(imagery, bands, stretch, assume_crs)
         opened: Source = open_source(_texts(source), options, gsd=spec.gsd, core=spec.chips.core, region=place, crs=grid_crs)
+    elif not hasattr(source, "snapshot"):
+        raise ConfigError(f"source {source!r}: use a path, an address, a list of them, or what `open_raster` gives")
     else:
         opened = source
     check_fit(opened, spec)

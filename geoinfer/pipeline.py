@@ -255,7 +255,7 @@ def _prepare(
         is_other_imagery = not other_differences(held.get("job", {}), description)
         remedy = "use --update for its new imagery, --overwrite" if is_other_imagery else "use --overwrite"
         raise OutputError(
-            f"{directory.root}: holds the run of another job; {remedy} or another output\n  " + "\n  ".join(lines)
+            f"{directory.root}: holds the run of another job; {remedy} or another output:\n  " + "\n  ".join(lines)
         )
     if directory.success.exists():
         return held

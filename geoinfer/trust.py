@@ -8,9 +8,9 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from geoinfer.errors import SourceError
+from geoinfer.errors import ConfigError, SourceError
 from geoinfer.imagery.ground import ground_pixel_size
 from geoinfer.imagery.mosaic import RasterSource
 from geoinfer.imagery.survey import survey, surveyed
@@ -80,7 +80,7 @@ class DomainReport:
             )
 
 
-def trusted(job: Job, mode: Literal["warn", "mark", "refuse", "ignore"]) -> tuple[Job, list[str]]:
+def trusted(job: Job, mode: Mode) -> tuple[Job, list[str]]:
     """The job with what is known of its imagery, and lines for the user.
 
     Args:
@@ -88,9 +88,12 @@ def trusted(job: Job, mode: Literal["warn", "mark", "refuse", "ignore"]) -> tupl
         mode: `ignore` does not look; `mark` gives footprints of such rasters the mark `low_trust`.
 
     Raises:
+        ConfigError: No such mode.
         SourceError: A raster is outside the model's domain, and `mode` is `refuse`.
         RemoteError: A server gave up.
     """
+    if mode not in get_args(Mode):
+        raise ConfigError(f"domain {mode!r}: use one of {', '.join(get_args(Mode))}")
     if mode == "ignore":
         return job, []
     report = judge_domain(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,31 @@ def test_bands_that_do_not_fit_the_model_are_told_before_anything_runs(scene: Pa
     with pytest.raises(ConfigError, match="imagery of 2 bands: model stand-in expects 3 bands"):
         gi.detect(scene, model=StandIn(spec_of()), bands=(1, 2))
     assert len(gi.detect(scene, model=StandIn(), bands=[3, 2, 1]))
+
+
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        (lambda _: gi.detect(5, StandIn()), "source 5"),
+        (lambda _: gi.detect(None, StandIn()), "source None"),
+        (lambda scene: gi.detect([scene, 7], StandIn()), "source 7"),
+        (lambda _: gi.detect(b"scene.tif", StandIn()), "source 115"),
+        (lambda _: gi.detect("", StandIn()), "an empty source"),
+        (lambda scene: gi.detect(scene, StandIn(), imagery={"prefer": "newest"}), "use geoinfer.SourceOptions"),
+        (lambda scene: gi.detect(scene, StandIn(), domain="strict"), "domain 'strict': use one of warn, mark"),
+        (lambda _: gi.SourceOptions(prefer="newst"), "prefer 'newst': use one of given, newest"),
+        (lambda _: gi.SourceOptions(changed="no"), "changed 'no': use one of fail, warn"),
+        (lambda _: gi.SourceOptions(scaling="x"), "scaling 'x': use one of"),
+        (lambda _: gi.SourceOptions(on_error="x"), "on_error 'x': use one of"),
+        (lambda _: gi.Access(hosts="10.0.0.7"), "hosts '10.0.0.7': give a tuple"),
+        (lambda _: gi.Search(collections="naip"), "collections 'naip': give a tuple"),
+        (lambda _: gi.Service(placeholders="a.png"), "placeholders 'a.png': give a tuple"),
+    ],
+)
+def test_a_mistake_about_imagery_is_told_in_a_line(mistake: Callable[[Path], object], told: str, scene: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        mistake(scene)
+    assert told in str(caught.value)
 
 
 def test_polygonize_takes_lists_and_leaves_masked_pixels_out() -> None:

@@ -122,6 +122,18 @@ def test_a_settings_file_that_cannot_be_says_so(tmp_path: Path, text: str, told:
     assert told in str(caught.value)
 
 
+def test_a_day_in_a_settings_file_is_a_time(tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text("datetime: 2024-01-31")
+    assert resolve({"source": ["a.tif"]}, {}, config).datetime == "2024-01-31"
+
+
+@pytest.mark.parametrize("verb", ["run", "plan", "info", "snapshot"])
+def test_an_unset_variable_of_the_shell_is_no_folder(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "", *(["-o", "RUN"] if verb in ("run", "plan") else [])]) == 2
+    assert "an empty source" in capsys.readouterr().err
+
+
 def test_a_percentage_is_a_share() -> None:
     assert resolve({"source": ["a.tif"], "max_failed": "1%"}, {}).max_failed == pytest.approx(0.01)
 
@@ -253,6 +265,12 @@ def test_info_describes_a_raster(scene: Path, capsys: pytest.CaptureFixture[str]
     assert "crs" in capsys.readouterr().out
 
 
+def test_info_takes_what_run_takes_of_where_imagery_is(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(scene), "--datetime", "2024", "-c", "naip", "--bands", "3,2,1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["files"][0]["bands"] == [3, 2, 1]
+    assert main(["info", str(scene), "--zoom", "99"]) == 2
+
+
 def test_export_writes_other_formats_and_does_not_overwrite(finished: Path, tmp_path: Path) -> None:
     import geopandas
 
@@ -264,6 +282,8 @@ def test_export_writes_other_formats_and_does_not_overwrite(finished: Path, tmp_
     assert main(["export", str(finished), "-f", "gpkg", "-o", str(out)]) == 3
     assert main(["export", str(finished), "-f", "gpkg", "-o", str(out), "--overwrite"]) == 0
     assert main(["export", str(finished), "-f", "shp", "-o", str(out)]) == 2
+    assert main(["export", str(finished), "-f", "gpkg,shp", "-o", str(tmp_path / "none")]) == 2
+    assert not (tmp_path / "none").exists()
     assert main(["export", str(tmp_path), "-f", "gpkg"]) == 4
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,7 @@ from geoinfer.errors import ConfigError, Interrupted, RemoteError
 from geoinfer.job import make_job
 from geoinfer.pipeline import run
 from geoinfer.scenes import generate_scene, write_scene
+from tests.faultserver import faulty
 from tests.standins import StandIn
 
 ROOT = Path(__file__).parents[1]
@@ -83,6 +87,29 @@ def test_an_existing_scheduler_gives_the_same_rows(scheduler: str, tmp_path: Pat
         # the number of local workers means nothing to a cluster
         assert main([*common, "-o", str(there), "--scheduler", scheduler, "--workers", "0"]) == 0
     assert (here / "footprints.parquet").read_bytes() == (there / "footprints.parquet").read_bytes()
+
+
+@pytest.mark.kill
+def test_workers_read_a_remote_raster_as_this_process_does(tmp_path: Path) -> None:
+    scene, here, there = tmp_path / "scene.tif", tmp_path / "here", tmp_path / "there"
+    write_scene(generate_scene(3, 320, gsd=0.5, water="none"), scene)
+    with faulty({"/scene.tif": scene.read_bytes()}) as server:
+        common = ["run", server.url("/scene.tif"), "--model", "tiny", "--tile", "2", "-q"]
+        assert main([*common, "-o", str(here), "--workers", "0"]) == 0
+        assert main([*common, "-o", str(there), "--workers", "1"]) == 0  # several tiles, one after the other
+    assert (here / "footprints.parquet").read_bytes() == (there / "footprints.parquet").read_bytes()
+
+
+@pytest.mark.kill
+def test_another_program_on_dasks_usual_port_is_not_told_of(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        with suppress(OSError):  # by somebody else: as good
+            taken.bind(("127.0.0.1", 8787))
+            taken.listen()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with connect(1):
+                pass
 
 
 @pytest.mark.kill

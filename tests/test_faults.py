@@ -867,7 +867,13 @@ def test_row_60_no_document_leads_to_a_host_that_nobody_named(
     scene: Path, served: Server, ended: Ended, trap: Server, tmp_path: Path, kind: str
 ) -> None:
     """The trap is on the same address as the server that was typed, on another port, and sees no request."""
-    for target in (trap.url("/scene.tif"), METADATA, f"http://[::ffff:127.0.0.1]:{trap.port}/scene.tif"):
+    spellings = (
+        f"127.0.0.1:{trap.port}",
+        f"localhost:{trap.port}",
+        f"[::ffff:127.0.0.1]:{trap.port}",
+        f"2130706433:{trap.port}",
+    )
+    for target in (*(f"http://{host}/scene.tif" for host in spellings), METADATA):
         ended(*lure(kind, target, served, scene, tmp_path), status=8, flags=FLAGS.get(kind, ()))
     assert trap.hits == []
 

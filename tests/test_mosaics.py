@@ -27,6 +27,7 @@ from geoinfer.grid import Window
 from geoinfer.imagery import FILL, RasterSource
 from geoinfer.imagery.grids import place
 from geoinfer.imagery.index import scenes_of
+from geoinfer.imagery.locate import open_source
 from geoinfer.imagery.meter import decoded
 from geoinfer.imagery.mosaic import open_scenes
 from geoinfer.imagery.options import Prefer, SourceOptions
@@ -537,6 +538,9 @@ def test_a_tile_index_leads_nowhere_else(name: str, library: Path, tmp_path: Pat
     for bad, why in (({"location": ["gone.tif"]}, "neither beside it"), ({"name": ["b.tif"]}, "location")):
         with pytest.raises(SourceError, match=why):
             scenes_of(str(write_index(library / name, bad)), SourceOptions())
+    path = write_index(library / name, {"location": ["b.tif", "gone.tif"]})
+    source = open_source([str(path)], SourceOptions(on_error="skip"), gsd=0.5, core=32)
+    assert source.remarks == (f"left out: {library / 'gone.tif'}: no such file",)
 
 
 def test_a_tile_index_that_is_none_gets_one_line(library: Path) -> None:

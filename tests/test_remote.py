@@ -341,8 +341,8 @@ def test_an_expired_signature_is_renewed_once_for_all_threads(server: Server) ->
     ranges = [(place, place + 10) for place in range(0, SIZE, 50_000)]
     assert read_ranges(file, ranges) == [CONTENT[start:stop] for start, stop in ranges]
     assert len(SIGNED) <= signed + 1
-    assert server.hits[-1].query == f"sig=fresh{len(SIGNED)}"
     assert read_ranges(file, [FAR])[0] == CONTENT[slice(*FAR)]
+    assert server.hits[-1].query == f"sig=fresh{len(SIGNED)}"  # above, requests under way with the old one may end last
     assert len(SIGNED) <= signed + 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import hashlib
 import multiprocessing
 import pickle
@@ -26,9 +27,10 @@ from test_blocks_cache import HEIGHT, LAYOUTS, WIDTH, hole, windows
 from geoinfer.errors import RemoteError, SafetyError, SourceError
 from geoinfer.grid import Window
 from geoinfer.imagery import blocks, open_raster, stored
+from geoinfer.imagery.decode import decode
 from geoinfer.imagery.meter import decoded
 from geoinfer.imagery.overviews import best_overview
-from geoinfer.imagery.raster import RasterFile, at_overview, hash_file, inspect, verify_content
+from geoinfer.imagery.raster import RasterFile, at_overview, close_handle, hash_file, inspect, verify_content
 from geoinfer.imagery.reading import fetch_ahead, reckon
 from geoinfer.imagery.scene import Expected, Header, Scene
 from geoinfer.imagery.tiff import block_table, read_directories
@@ -169,6 +171,20 @@ def test_a_raster_travels_to_another_process(folder: Path, shared: Server) -> No
 
 def digest_of(file: RasterFile) -> str:
     return hashlib.sha256(blocks.read_window(file, file.window)[0].tobytes()).hexdigest()
+
+
+def test_a_raster_stays_open_from_task_to_task_of_one_thread(folder: Path, shared: Server) -> None:
+    """Dask gives each task a context of its own, and rasterio keeps an opener's files in variables of the context."""
+    remote, local = inspect(shared.url("/cog.tif")), inspect(folder / "cog.tif")
+    windows = [Window(row, row, 90, 90) for row in (0, 100, 200)]
+    expected = [decode(local, window)[0] for window in windows]
+    close_handle(remote)
+    before = decoded().headers
+    for window, pixels in zip(windows, expected, strict=True):
+        np.testing.assert_array_equal(contextvars.Context().run(decode, remote, window)[0], pixels)
+    assert decoded().headers - before == 1
+    contextvars.Context().run(close_handle, remote)
+    np.testing.assert_array_equal(decode(remote, windows[0])[0], expected[0])
 
 
 def test_a_process_ends_well_while_a_remote_raster_is_open(folder: Path, shared: Server) -> None:

@@ -297,3 +297,15 @@ def test_the_verb_takes_shows_and_compares(tmp_path: Path, capsys: pytest.Captur
     ]
     assert main(["snapshot", str(tmp_path / "nothing.tif")]) == 4
     assert main(["snapshot", str(paths[0]), "--exit-code"]) == 2
+    capsys.readouterr()
+    assert main(["snapshot", "diff", str(a)]) == 2
+    assert "takes two snapshots" in capsys.readouterr().err
+
+
+def test_the_verb_heeds_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path, *_) = rasters(tmp_path / "imagery")
+    monkeypatch.setenv("GEOINFER_BANDS", "1,x")
+    assert main(["snapshot", str(path)]) == 2
+    assert "GEOINFER_BANDS 1,x" in capsys.readouterr().err

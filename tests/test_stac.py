@@ -30,9 +30,10 @@ from rasters import at_place, pattern, write
 from stacserver import StacServer, collection_of, item_of, stac_server
 
 from geoinfer.cli.main import main
-from geoinfer.errors import ConfigError, GeoinferError, SafetyError, SourceError
+from geoinfer.errors import ConfigError, GeoinferError, RemoteError, SafetyError, SourceError
 from geoinfer.grid import Window
 from geoinfer.imagery import stac
+from geoinfer.imagery.locate import find
 from geoinfer.imagery.options import Search, SourceOptions
 from geoinfer.imagery.scene import Scene
 from geoinfer.imagery.stac.filter import Condition, Wanted, boxes_of, parse_condition, parse_interval, split_box, text_of
@@ -753,6 +754,7 @@ def test_a_service_that_gives_no_token_is_an_error(monkeypatch: pytest.MonkeyPat
 def test_a_users_own_function_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_signer.py").write_text(
         "def sign(url):\n    return url + '?key=secret'\n\nword = 3\n\ndef bad(url):\n    return None\n"
+        "def takes_none():\n    return ''\n\ndef offline(url):\n    raise TimeoutError('no token')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     assert (
@@ -762,6 +764,12 @@ def test_a_users_own_function_signs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for name in ("my_signer", "my_signer:none", "no_such_module:sign", "my_signer:word", ":", "a:b:c"):
         with pytest.raises(ConfigError, match="--sign"):
             signing.sign("https://example.com/a.tif", Access(signer=name))
+        with pytest.raises(ConfigError, match="--sign"):  # known before any address is
+            find(["a.tif"], SourceOptions(access=Access(signer=name)))
+    with pytest.raises(ConfigError, match=r"takes_none.*fails: TypeError"):
+        signing.sign("https://example.com/a.tif", Access(signer="my_signer:takes_none"))
+    with pytest.raises(RemoteError, match=r"offline failed: TimeoutError: no token"):
+        signing.sign("https://example.com/a.tif", Access(signer="my_signer:offline"))
     with pytest.raises(SourceError, match="no address"):
         signing.sign("https://example.com/a.tif", Access(signer="my_signer:bad"))
 

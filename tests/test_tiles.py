@@ -576,6 +576,9 @@ def test_a_cache_that_cannot_be_written_is_no_error(server: Served, options: Sou
     (tmp_path / "a-file").write_text("")
     file = opened(server, serving(options, cache=str(tmp_path / "a-file")))
     assert tiles.decode(file, at(file, 0, 0, 300, 300))[1] is None
+    told = tiles.unkept(Service(cache=str(tmp_path / "a-file")))
+    assert "a-file: cannot be written" in told[0]
+    assert tiles.unkept(Service(cache=str(tmp_path / "made" / "anew"))) == tiles.unkept(Service()) == ()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from geoinfer.remote.address import redact
 
 PACKAGES = (
     "torch", "numpy", "numba", "rasterio", "pyproj", "shapely", "geopandas", "pandas", "pyogrio", "pyarrow", "dask",
-    "distributed", "odc-geo", "safetensors", "pydantic", "typer", "rich", "fsspec",
+    "distributed", "odc-geo", "safetensors", "pydantic", "typer", "rich", "fsspec", "urllib3", "antimeridian",
+    "obstore", "pystac", "pystac-client", "stac-geoparquet",
 )  # fmt: skip
 DRIVERS = ("GTiff", "COG", "GPKG", "FlatGeobuf", "GeoJSON", "Parquet", "PMTiles")
 ACTING = ("GEOINFER_", "GDAL_", "CPL_", "VSI_", "PROJ_", "OMP_", "MKL_", "OPENBLAS_", "NUMBA_", "DASK_", "CUDA_", "PYTORCH_")

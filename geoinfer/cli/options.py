@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -37,6 +38,11 @@ def _share(value: object) -> object:
     if isinstance(value, str) and value.strip().endswith("%"):
         return float(value.strip()[:-1]) / 100
     return value
+
+
+def _as_time(value: object) -> object:
+    """YAML reads `2024-01-01` as a date."""
+    return value.isoformat() if isinstance(value, date) else value
 
 
 Numbers4 = Annotated[tuple[float, float, float, float], BeforeValidator(_split)]
@@ -80,7 +86,9 @@ class RunOptions(BaseModel):
     domain: Literal["warn", "mark", "refuse", "ignore"] = Field("warn", description="warn, mark, refuse or ignore")
     strict_domain: bool = Field(False, description="true or false")
     collection: Many = Field((), description="identifiers of STAC collections")
-    datetime: str | None = Field(None, description="a time or a range A/B, as 2024-01-01/2024-12-31")
+    datetime: Annotated[str | None, BeforeValidator(_as_time)] = Field(
+        None, description="a time or a range A/B, as 2024-01-01/2024-12-31"
+    )
     query: Many = Field((), description="property filters, as eo:cloud_cover<10")
     asset: Many = Field((), description="keys of the items' assets")
     max_items: int | None = Field(None, ge=1, description="a number of items, 1 or more")

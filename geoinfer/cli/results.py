@@ -25,12 +25,14 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write the footprints of a run in other formats."""
+    from geoinfer.formats import check_format
     from geoinfer.formats import export as write
 
     source = footprints_of(run)
     folder = run if output is None else output
     targets = [folder / f"footprints.{name.strip().lstrip('.')}" for name in formats.split(",")]
     for target in targets:
+        check_format(target)
         if target.exists() and not overwrite:
             raise OutputError(f"{target}: exists; replace it with --overwrite")
     try:

@@ -15,7 +15,7 @@ from geoinfer.grid import Window
 from geoinfer.imagery.meter import count_decoded
 from geoinfer.imagery.opener import serving
 from geoinfer.imagery.raster import RasterFile, check_unchanged, close_handle, environment, handle, reason_of
-from geoinfer.imagery.stored import Pieces, directories, drop, forget, hold, load, read
+from geoinfer.imagery.stored import Content, Pieces, directories, drop, forget, hold, load, read
 from geoinfer.imagery.tiff import DamagedTable, Span, block_table, mask_of, overviews_of, spans_of
 from geoinfer.remote.client import join_ranges
 
@@ -91,7 +91,7 @@ def _decode_remote(file: RasterFile, window: Window, pieces: Pieces | None) -> t
         raise
 
 
-def _fetched(file: RasterFile, window: Window) -> tuple[list[int], list[bytes]]:
+def _fetched(file: RasterFile, window: Window) -> tuple[list[int], list[Content]]:
     spans = join_ranges([(a, min(b, file.size)) for a, b in ranges_under(file, window) if a < file.size], 0)
     return [start for start, _ in spans], read(file.stored, spans)
 

@@ -40,7 +40,7 @@ def scenes_of(text: str, options: SourceOptions) -> list[Scene]:
         return scenes_of_vrt(path, options)
     from geoinfer.imagery.tileindex import scenes_of_index
 
-    return scenes_of_index(path)
+    return scenes_of_index(path, are_all_there=options.on_error == "fail")
 
 
 def _typed(files: list[str], nothing: str) -> list[Scene]:

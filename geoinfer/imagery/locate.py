@@ -86,6 +86,8 @@ def find(texts: Sequence[str], options: SourceOptions, region: Region | None = N
         check_signer(options.access)
     hosts = dict.fromkeys([*options.access.hosts, *(host for text in texts for host in typed_hosts(_address(text)))])
     options = replace(options, access=replace(options.access, hosts=tuple(hosts)))
+    if any(not _address(text).strip() for text in texts):
+        raise ConfigError("an empty source: name a file, a folder or an address; is a variable of the shell unset?")
     services = [text for text in texts if text.startswith(_SERVICES)]
     if services:
         if len(texts) > 1:
@@ -104,7 +106,10 @@ def open_found(found: Found, *, gsd: float, core: int, region: Region | None = N
     """Open what was found; arguments and errors as for `open_source`."""
     if found.service is None:
         source = open_scenes(found.scenes, found.options, gsd=gsd, core=core, crs=crs)
-        left_out = (f"left out: {part.name}: {part.reason}" for part in source.left_out)
+        left_out = (
+            f"left out: {'' if part.reason.startswith(part.name) else f'{part.name}: '}{part.reason}"
+            for part in source.left_out
+        )
         return replace(source, remarks=(*found.remarks, *left_out))
     from geoinfer.imagery.tiles import open_service, unkept
 

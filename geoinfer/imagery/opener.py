@@ -139,8 +139,8 @@ def _at_hand(stored: Stored, start: int, stop: int) -> bytes:
         if number >= 0:
             first, content = _CALL.pieces[number]
             if stop <= first + len(content):
-                return content[start - first : stop - first]
-    return load(stored, [(start, stop)])[0] if stop - start <= _LARGEST_PAGED else read(stored, [(start, stop)])[0]
+                return bytes(content[start - first : stop - first])
+    return load(stored, [(start, stop)])[0] if stop - start <= _LARGEST_PAGED else bytes(read(stored, [(start, stop)])[0])
 
 
 class _Files(FileContainer):  # type: ignore[misc]

@@ -1,16 +1,19 @@
-"""How a source is opened: one value with every setting, so that functions pass one argument on. No logic."""
+"""How a source is opened: one value with every setting, so that functions pass one argument on. Checks only."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from pyproj import CRS
 
-from geoinfer.remote.access import Access
+from geoinfer.errors import ConfigError
+from geoinfer.remote.access import Access, check_several
 
 Prefer = Literal["given", "newest", "finest", "least-cloud"]
 Scaling = Literal["percentile", "declared"]
+OnError = Literal["fail", "skip"]
+Changed = Literal["fail", "warn"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,10 @@ class Search:
     assets: tuple[str, ...] = ()
     """Keys of the assets to read; none: chosen by roles and common names."""
     max_items: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("collections", "query", "assets"):
+            check_several(name, getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,9 @@ class Service:
     layer: str | None = None
     """WMTS: identifier of the layer."""
 
+    def __post_init__(self) -> None:
+        check_several("placeholders", self.placeholders)
+
 
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
@@ -63,10 +73,16 @@ class SourceOptions:
     allow_vrt: bool = False
     open_headers: bool = True
     """False: what a document declares of a raster serves instead of opening it, for a plan."""
-    on_error: Literal["fail", "skip"] = "fail"
+    on_error: OnError = "fail"
     """`skip`: rasters that cannot be opened are left out, and named in the manifest."""
-    changed: Literal["fail", "warn"] = "fail"
+    changed: Changed = "fail"
     """What a raster leads to that is not what its snapshot says."""
     access: Access = field(default_factory=Access)
     search: Search = field(default_factory=Search)
     service: Service = field(default_factory=Service)
+
+    def __post_init__(self) -> None:
+        known = {"scaling": Scaling, "prefer": Prefer, "on_error": OnError, "changed": Changed}
+        for name, values in known.items():
+            if getattr(self, name) not in get_args(values):
+                raise ConfigError(f"{name} {getattr(self, name)!r}: use one of {', '.join(get_args(values))}")

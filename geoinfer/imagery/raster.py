@@ -332,7 +332,8 @@ def _check_expected(stored: Stored, scene: Scene) -> None:
     etag = None if stored.remote is None else stored.remote.etag
     for what, found, wanted in (("bytes", stored.size, expected.size), ("ETag", etag, expected.etag)):
         if found is not None and wanted is not None and str(found) != str(wanted).strip('"'):
-            raise SourceError(f"{stored.shown}: changed since the snapshot: {what} {found}, expected {wanted}")
+            was = f"{what} {found}, expected {wanted}"
+            raise SourceError(f"{stored.shown}: changed since the snapshot: {was}; take a new one, or say --changed warn")
 
 
 def _assume(scene: Scene, header: Header, bands: Sequence[int] | None) -> RasterFile:

@@ -17,7 +17,7 @@ from geoinfer.grid import Window
 from geoinfer.imagery.cache import Cache
 from geoinfer.imagery.tiff import Directory, Span, read_directories
 from geoinfer.remote.address import shown
-from geoinfer.remote.client import RemoteFile, join_ranges, read_ranges
+from geoinfer.remote.client import RemoteFile, join_ranges, read_views
 
 HEAD_BYTES = 2**16
 """What is asked for to open a file; the tables of most lie within."""
@@ -34,7 +34,8 @@ _NEAR = 64
 """Blocks so near to each other are one piece in memory."""
 
 Key: TypeAlias = tuple[str, int, int, str]
-Pieces: TypeAlias = tuple[tuple[int, bytes], ...]
+Content: TypeAlias = bytes | memoryview
+Pieces: TypeAlias = tuple[tuple[int, Content], ...]
 """(position in the file, bytes), in order."""
 
 
@@ -85,7 +86,7 @@ _HELD: Cache[tuple[Key, Window], Pieces] = Cache(_HELD_BYTES, _size_of_pieces)
 _TABLES: Cache[Key, tuple[Directory, ...]] = Cache(_TABLES_BYTES, _size_of_tables)
 
 
-def read(stored: Stored, spans: Sequence[Span]) -> list[bytes]:
+def read(stored: Stored, spans: Sequence[Span]) -> list[Content]:
     """Bytes of a file, as it is now; shorter where it ends.
 
     Raises:
@@ -94,7 +95,7 @@ def read(stored: Stored, spans: Sequence[Span]) -> list[bytes]:
     """
     inside = [(min(start, stored.size), min(stop, stored.size)) for start, stop in spans]
     if stored.remote is not None:
-        return read_ranges(stored.remote, inside)
+        return list(read_views(stored.remote, inside))
     try:
         with open(stored.path, "rb") as file:
             return [os.pread(file.fileno(), stop - start, start) for start, stop in inside]
@@ -113,7 +114,7 @@ def load(stored: Stored, spans: Sequence[Span]) -> list[bytes]:
         runs = [[page for _, page in run] for _, run in groupby(enumerate(pages), lambda pair: pair[1] - pair[0])]
         found: dict[int, bytes] = {}
         for run, content in zip(runs, read(stored, [(r[0] * _PAGE, (r[-1] + 1) * _PAGE) for r in runs]), strict=True):
-            found |= {page: content[n * _PAGE : (n + 1) * _PAGE] for n, page in enumerate(run)}
+            found |= {page: bytes(content[n * _PAGE : (n + 1) * _PAGE]) for n, page in enumerate(run)}
         return [found[page] for _, page in lacking]
 
     def get(pages: set[int]) -> dict[int, bytes]:

@@ -34,8 +34,12 @@ Row = Mapping[str, Any]
 """The columns that are known, by their names in lower case."""
 
 
-def scenes_of_index(path: Path) -> list[Scene]:
+def scenes_of_index(path: Path, *, are_all_there: bool = True) -> list[Scene]:
     """The rasters of a tile index, in its order.
+
+    Args:
+        path: The index.
+        are_all_there: A file that is not there is an error, at once; else where it is opened.
 
     Raises:
         SourceError: Not a tile index that can be read, or one without rows.
@@ -45,17 +49,17 @@ def scenes_of_index(path: Path) -> list[Scene]:
     if not rows:
         raise SourceError(f"{path}: a tile index without a raster in it")
     folders = tuple(dict.fromkeys((path.absolute().parent.resolve(), Path.cwd().resolve())))
-    return [_scene(path, row, folders) for row in rows]
+    return [_scene(path, row, folders, are_all_there) for row in rows]
 
 
-def _scene(path: Path, row: Row, folders: tuple[Path, ...]) -> Scene:
+def _scene(path: Path, row: Row, folders: tuple[Path, ...], are_all_there: bool) -> Scene:
     text = str(row.get(_LOCATION) or "").strip()
     if not text:
         raise SourceError(f"{path}: a row without a {_LOCATION}")
     cloud = next((row[name] for name in _OPTIONAL if name.endswith(("cover", "cove")) and name in row), None)
     platform = row.get("platform")
     return Scene(
-        text if is_remote(text) else _local(path, text, folders),
+        text if is_remote(text) else _local(path, text, folders, are_all_there),
         is_typed=False,
         datetime=_time(path, row.get("datetime")),
         cloud_cover=_share(path, cloud),
@@ -63,12 +67,14 @@ def _scene(path: Path, row: Row, folders: tuple[Path, ...]) -> Scene:
     )
 
 
-def _local(path: Path, text: str, folders: tuple[Path, ...]) -> str:
+def _local(path: Path, text: str, folders: tuple[Path, ...], is_there: bool) -> str:
     """The absolute path of a location within one of the folders."""
     if _NO_FILE.match(text) or "\0" in text:
         raise SafetyError(f"{path}: refused, it points at {shown(text)[:80]!r}, which is no plain file name")
     candidates = [folder / text for folder in folders]
     file = next((candidate for candidate in candidates if candidate.exists()), None)
+    if file is None and not is_there:
+        file = candidates[0]
     if file is None:
         raise SourceError(f"{path}: {text!r} is neither beside it nor in the working directory")
     resolved = file.resolve()

@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from geoinfer.errors import ConfigError
 
 
+def check_several(name: str, values: object) -> None:
+    """A text in the place of several would be taken letter by letter."""
+    if isinstance(values, str):
+        raise ConfigError(f"{name} {values!r}: give a tuple of texts, as ({values!r},)")
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """What a user allows and asks for when imagery, layers or items come over a network. Enters no fingerprint."""
@@ -30,6 +36,7 @@ class Access:
     """Requests to one host at a time from this process, at most."""
 
     def __post_init__(self) -> None:
+        check_several("hosts", self.hosts)
         if not (self.connect_s > 0 and self.stall_s > 0):
             raise ConfigError(f"time-outs of {self.connect_s} and {self.stall_s} s: must be above 0")
         if self.tries < 1 or self.concurrency < 1:

@@ -112,13 +112,18 @@ def read_ranges(file: RemoteFile, ranges: Sequence[Range]) -> list[bytes]:
         SafetyError: The server redirects to what may not be reached.
         RemoteError: No answer after all tries.
     """
+    return [bytes(part) for part in read_views(file, ranges)]
+
+
+def read_views(file: RemoteFile, ranges: Sequence[Range]) -> list[memoryview]:
+    """`read_ranges` without a copy: parts of one answer share its memory, all of which stays as long as any of them."""
     file.check_ranges()
     for start, stop in ranges:
         if not 0 <= start <= stop <= file.size:
             raise ValueError(f"bytes {start}-{stop} of a file of {file.size}")
     spans = join_ranges(ranges)
     parts = [_read(file, span) for span in spans] if len(spans) < 2 else _side_by_side(file, spans)
-    content = dict(zip(spans, parts, strict=True))
+    content = {span: memoryview(part) for span, part in zip(spans, parts, strict=True)}
     return [_cut(content, spans, span) for span in ranges]
 
 
@@ -196,11 +201,11 @@ def _check_version(file: RemoteFile, answer: Answer) -> None:
         raise changed(file.url)
 
 
-def _cut(content: Mapping[Range, bytes], spans: Sequence[Range], span: Range) -> bytes:
+def _cut(content: Mapping[Range, memoryview], spans: Sequence[Range], span: Range) -> memoryview:
     if span in content:
         return content[span]
     if span[0] == span[1]:
-        return b""
+        return memoryview(b"")
     start, part = next((first, content[first, stop]) for first, stop in spans if first <= span[0] and span[1] <= stop)
     return part[span[0] - start : span[1] - start]
 

@@ -136,7 +136,10 @@ def _answer_of(url: str, response: urllib3.BaseHTTPResponse, limit: int, is_gzip
     if status < 300 and encoding != "identity" and not (is_gzip_ok and is_packed):
         raise SourceError(f"{shown(url)}: the server compresses the file ({encoding}), so parts of it cannot be read")
     try:
-        body = response.read(limit + 1, decode_content=is_packed and is_gzip_ok)
+        if encoding == "identity" and 0 <= (response.length_remaining or -1) <= limit:
+            body = response.read(decode_content=False)  # as it comes: with a limit urllib3 copies all of it once more
+        else:
+            body = response.read(limit + 1, decode_content=is_packed and is_gzip_ok)
     except (HTTPError, OSError) as error:
         raise _fault(url, error) from None
     count_sent(bytes=len(body))

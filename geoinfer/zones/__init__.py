@@ -219,7 +219,7 @@ def _prepare(directory: RunDirectory, frame: Json, overwrite: bool, update: bool
         theirs["zones"] = frame["zones"]
     if theirs != frame:
         lines = "\n  ".join(differences(theirs, frame))
-        raise OutputError(f"{directory.root}: holds the run of another job; use --overwrite or another output\n  {lines}")
+        raise OutputError(f"{directory.root}: holds the run of another job; use --overwrite or another output:\n  {lines}")
     return held
 
 
