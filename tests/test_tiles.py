@@ -26,7 +26,7 @@ from rasterio.io import MemoryFile
 from rasterio.warp import transform_bounds
 
 from geoinfer.anywhere import detect
-from geoinfer.errors import ConfigError, RemoteError, SafetyError, SourceError
+from geoinfer.errors import ConfigError, RemoteError, SafetyError, SourceError, TooWideError
 from geoinfer.estimate import plan
 from geoinfer.grid import Window
 from geoinfer.imagery import blocks, tiles
@@ -853,6 +853,26 @@ def test_footprints_through_xyz_are_those_of_the_file(shown: Served, options: So
             assert list(again.confidence) == list(found.confidence)
         else:
             same_within_a_pixel(again, truth)
+
+
+def test_a_place_has_one_grid_whatever_is_asked_for_across_a_border_of_zones(tmp_path: Path, options: SourceOptions) -> None:
+    scene = generate_scene(11, 512, 0.5, style="suburb", water="none")
+    pixels = np.clip(scene.image.astype(int) // 2 + (scene.instances > 0) * 120, 1, 255).astype(np.uint8)
+    x, y = Transformer.from_crs(4326, 3857, always_xy=True).transform(6.0, 1.0)  # between zones 31 and 32
+    write_scene(tmp_path / "scene.tif", pixels, (x - 128.0, y), 0.5, crs="EPSG:3857", tiled=True)
+    with show(tmp_path) as served:
+        source = xyz(served)
+        asked = {"bbox_crs": "EPSG:3857", "imagery": options}
+        with pytest.raises(TooWideError, match="more than one UTM zone"):
+            open_source([source], asked["imagery"], gsd=0.5, core=32, region=Region.from_bbox((5.9, 1.0, 6.1, 1.1)))
+        whole = detect(source, MODEL, bbox=(x - 120.0, y - 248.0, x + 120.0, y - 8.0), **asked)
+        west = detect(source, MODEL, bbox=(x - 120.0, y - 248.0, x - 8.0, y - 8.0), **asked)
+    assert whole.crs == 4326
+    assert {name.partition("-")[0] for name in whole.id} == {"31N", "32N"}
+    assert west.crs == 32631
+    inner = west[~west.truncated]
+    assert len(inner) > 5
+    assert set("31N-" + inner.id) <= set(whole.id)
 
 
 def test_a_smaller_region_finds_the_same_interior_footprints(shown: Served, options: SourceOptions) -> None:

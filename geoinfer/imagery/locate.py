@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from pyproj import CRS
+from pyproj import CRS, Transformer
 
-from geoinfer.errors import ConfigError, SafetyError, SourceError
+from geoinfer.errors import ConfigError, SafetyError, SourceError, TooWideError
 from geoinfer.imagery.ground import utm_of
 from geoinfer.imagery.mosaic import RasterSource, open_files, open_scenes
 from geoinfer.imagery.options import SourceOptions
@@ -29,6 +29,8 @@ Kind = Literal["raster", "rasters", "stac", "service", "snapshot"]
 _SERVICES = ("xyz:", "tms:", "wmts:")
 _STAC = "stac+"
 _TABLES = (".parquet", ".geoparquet", ".gpkg", ".shp", ".fgb")
+_ZONE_DEGREES = 6.0
+"""Width of a UTM zone."""
 _LARGEST_DOCUMENT = 64 * 2**20
 """Bytes of a JSON that is looked into to tell what it is."""
 
@@ -115,10 +117,28 @@ def open_found(found: Found, *, gsd: float, core: int, region: Region | None = N
 
     if region is None:
         raise ConfigError(f"{shown(found.service)}: map tiles have no end; give a --bbox or a --region")
+    zone = _zone_of(region) if crs is None else crs  # not that of the imagery, which has no middle
     files = open_service(found.service, found.options, gsd=gsd, region=region)
-    zone = utm_of(CRS.from_epsg(4326), *region.centre) if crs is None else crs  # not of the imagery, which has no middle
     source = open_files(files, found.options, gsd=gsd, core=core, crs=zone)
     return replace(source, remarks=(*source.remarks, *unkept(found.options.service)))
+
+
+def _zone_of(region: Region) -> CRS:
+    """The UTM zone that a region lies in: map tiles show each place on one grid, whatever is asked for.
+
+    Raises:
+        TooWideError: It reaches into another.
+    """
+    lonlat = CRS.from_epsg(4326)
+    bounds = Transformer.from_crs(region.crs, lonlat, always_xy=True).transform_bounds(*region.geometry.bounds)
+    west, south, east, north = bounds
+    corners = {utm_of(lonlat, lon, lat).to_epsg() for lon in (west, east) for lat in (south, north)}
+    if len(corners) > 1 or east - west > _ZONE_DEGREES:
+        raise TooWideError(
+            f"the region {west:.10g},{south:.10g},{east:.10g},{north:.10g} reaches over more than one UTM zone, and map "
+            "tiles have no grid of their own: `geoinfer run` and `geoinfer.detect` cut it by zone"
+        )
+    return utm_of(lonlat, *region.centre)
 
 
 def _address(text: str) -> str:
