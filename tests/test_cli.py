@@ -266,9 +266,10 @@ def test_info_describes_a_raster(scene: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_info_takes_what_run_takes_of_where_imagery_is(scene: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", str(scene), "--datetime", "2024", "-c", "naip", "--bands", "3,2,1", "--json"]) == 0
+    assert main(["info", str(scene), "--prefer", "newest", "--bands", "3,2,1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["files"][0]["bands"] == [3, 2, 1]
     assert main(["info", str(scene), "--zoom", "99"]) == 2
+    assert main(["info", str(scene), "-c", "naip"]) == 2  # acts on nothing
 
 
 def test_export_writes_other_formats_and_does_not_overwrite(finished: Path, tmp_path: Path) -> None:

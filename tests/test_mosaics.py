@@ -27,10 +27,10 @@ from geoinfer.grid import Window
 from geoinfer.imagery import FILL, RasterSource
 from geoinfer.imagery.grids import place
 from geoinfer.imagery.index import scenes_of
-from geoinfer.imagery.locate import open_source
+from geoinfer.imagery.locate import find, open_source
 from geoinfer.imagery.meter import decoded
 from geoinfer.imagery.mosaic import open_scenes
-from geoinfer.imagery.options import Prefer, SourceOptions
+from geoinfer.imagery.options import Prefer, Search, Service, SourceOptions
 from geoinfer.imagery.raster import inspect
 from geoinfer.imagery.scene import Scene
 from geoinfer.imagery.source import Image
@@ -702,3 +702,11 @@ def test_xml_named_tif_is_refused(text: str, tmp_path: Path) -> None:
     for address in (str(tmp_path / "scene.tif"), text):
         with pytest.raises(SafetyError, match="refused"):
             opened([Scene(address)])
+
+
+@pytest.mark.parametrize(
+    "options", [SourceOptions(search=Search(assets=("visual",))), SourceOptions(service=Service(zoom=18))]
+)
+def test_settings_that_act_on_nothing_are_an_error(tmp_path: Path, options: SourceOptions) -> None:
+    with pytest.raises(ConfigError, match=r"act on (STAC|map tiles)"):
+        find([str(tmp_path / "a.tif")], options)

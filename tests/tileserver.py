@@ -166,13 +166,12 @@ class Odd(http.server.BaseHTTPRequestHandler):
             server.under_way += 1
             busy = server.under_way
         try:
-            status = self._answer(path)
+            self._answer(path, busy)
         finally:
             with server.lock:
                 server.under_way -= 1
-                _write(server.log, self.path, status, busy)
 
-    def _answer(self, path: str) -> int:
+    def _answer(self, path: str, busy: int) -> None:
         server: Any = self.server
         rules: dict[str, Any] = {}
         with suppress(FileNotFoundError):
@@ -192,6 +191,8 @@ class Odd(http.server.BaseHTTPRequestHandler):
             headers["ETag"] = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
             if self.headers.get("If-None-Match") == headers["ETag"]:
                 status, body = 304, b""
+        with server.lock:  # before the answer: who has it may look at the log
+            _write(server.log, self.path, int(status), busy)
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -200,7 +201,6 @@ class Odd(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         with suppress(ConnectionError):
             self.wfile.write(body)
-        return int(status)
 
     def log_message(self, *args: object) -> None:
         pass

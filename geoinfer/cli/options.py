@@ -33,6 +33,15 @@ def _one_or_many(value: object) -> object:
     return [value] if isinstance(value, str | dict) else value
 
 
+def _whole(value: object) -> object:
+    """`"1e9"` -> 10^9; what is no whole number stays, and is refused."""
+    try:
+        number = float(value) if isinstance(value, str) and not value.strip().isdigit() else None
+    except ValueError:
+        return value
+    return value if number is None or not number.is_integer() else int(number)
+
+
 def _share(value: object) -> object:
     """`"1%"` -> 0.01."""
     if isinstance(value, str) and value.strip().endswith("%"):
@@ -118,7 +127,9 @@ class RunOptions(BaseModel):
         None, description="a share of the tiles, as 1% or 0.01"
     )
     retries: int | None = Field(None, ge=0, le=100, description="0 to 100")
-    max_pixels: int | None = Field(None, ge=1, description="a number of pixels, 1 or more")
+    max_pixels: Annotated[int, BeforeValidator(_whole), Field(ge=1)] | None = Field(
+        None, description="a whole number of pixels, 1 or more, also as 1e9"
+    )
     price_gpu_hour: float | None = Field(None, ge=0, description="an amount of money, 0 or more")
     mask_alarm: Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)] | None = Field(
         None, description="a share of the footprints, as 20% or 0.2"

@@ -19,7 +19,7 @@ from pyproj import CRS, Transformer
 from geoinfer.errors import ConfigError, SafetyError, SourceError, TooWideError
 from geoinfer.imagery.ground import utm_of
 from geoinfer.imagery.mosaic import RasterSource, open_files, open_scenes
-from geoinfer.imagery.options import SourceOptions
+from geoinfer.imagery.options import Search, SourceOptions
 from geoinfer.imagery.safety import address_of
 from geoinfer.imagery.scene import Scene
 from geoinfer.region import Region
@@ -91,17 +91,32 @@ def find(texts: Sequence[str], options: SourceOptions, region: Region | None = N
     if any(not _address(text).strip() for text in texts):
         raise ConfigError("an empty source: name a file, a folder or an address; is a variable of the shell unset?")
     services = [text for text in texts if text.startswith(_SERVICES)]
+    _check_use(options, has_service=bool(services), has_stac=any(text.startswith(_STAC) for text in texts))
     if services:
         if len(texts) > 1:
             raise ConfigError(f"{shown(services[0])}: map tiles cover everything, so they stand alone; give no other source")
         return Found((), services[0], options)
     scenes: dict[Scene, None] = {}
     remarks: list[str] = []
-    for text in texts:
-        found, told = _scenes(text, options, region)
+    kinds = [_kind_of(text) for text in texts]
+    for text, kind in zip(texts, kinds, strict=True):
+        found, told = _scenes(text, kind, options, region)
         scenes |= dict.fromkeys(found)
         remarks += told
+    if options.search != Search() and "stac" not in kinds:
+        raise ConfigError("collection, datetime, query, asset and max items act on STAC: write stac+URL, or leave them out")
     return Found(tuple(scenes), None, options, tuple(remarks))
+
+
+def _check_use(options: SourceOptions, *, has_service: bool, has_stac: bool) -> None:
+    """Settings that would act on nothing are a mistake; local STAC files are known by their content only, later."""
+    service = options.service
+    if not has_service and (service.zoom is not None or service.placeholders or service.layer):
+        raise ConfigError("zoom, placeholder and wmts layer act on map tiles: write xyz:URL or the like, or leave them out")
+    if has_service and not has_stac and options.search != Search():
+        raise ConfigError(
+            "collection, datetime, query, asset and max items act on STAC: map tiles have none; leave them out"
+        )
 
 
 def open_found(found: Found, *, gsd: float, core: int, region: Region | None = None, crs: CRS | None = None) -> RasterSource:
@@ -157,9 +172,8 @@ def suspects(texts: Sequence[str]) -> list[str]:
     return tiles.suspects()
 
 
-def _scenes(text: str, options: SourceOptions, region: Region | None) -> tuple[list[Scene], list[str]]:
+def _scenes(text: str, kind: Kind, options: SourceOptions, region: Region | None) -> tuple[list[Scene], list[str]]:
     """What a text names, and what a user should know of it."""
-    kind = _kind_of(text)
     if kind == "stac":
         from geoinfer.imagery.stac import scenes_and_skipped
 
